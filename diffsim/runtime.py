@@ -1,0 +1,61 @@
+"""``diffsim.init``: the device, precision and thread count of the process."""
+
+import os
+
+import torch
+
+from diffsim.errors import SceneError
+from diffsim.kernels.arrays import context
+from diffsim.kernels.lang import ti
+
+DEVICES = ("auto", "cpu", "cuda", "vulkan", "metal")
+PRECISIONS = {"f32": torch.float32, "f64": torch.float64}
+
+
+def init(device: str = "cpu", precision: str = "f32", threads: int | None = None) -> None:
+    """Start the kernel language, once per process; a second call with the same values does nothing.
+
+    Args:
+        device: "cpu", "cuda", "vulkan", "metal", or "auto" (CUDA when torch sees it, else CPU).
+        precision: "f32" or "f64", of every floating-point tensor that the engine is given.
+        threads: CPU threads of the kernels; None takes all cores. Results do not depend on it.
+
+    Raises:
+        SceneError: unknown values, a device that this machine lacks, or a second call with other values.
+    """
+    if device not in DEVICES:
+        raise SceneError(f"device {device!r} is not known; use one of {', '.join(DEVICES)}")
+    if precision not in PRECISIONS:
+        raise SceneError(f"precision {precision!r} is not known; use 'f32' or 'f64'")
+    if threads is not None and threads < 1:
+        raise SceneError(f"threads is {threads}; it must be at least 1")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    threads = threads or (context.threads if context.ready else os.cpu_count())
+    wanted = (device, precision, threads)
+    if context.ready:
+        current = (context.device, context.precision, context.threads)
+        if wanted != current:
+            raise SceneError(
+                "diffsim is already initialized with device={!r}, precision={!r}, threads={}; one process has one of "
+                "each: start another process for other values".format(*current)
+            )
+        return
+    if device in ("vulkan", "metal") and precision == "f64":
+        raise SceneError(f"device {device!r} computes in f32 only; use precision='f32' or device='cpu'")
+    arch = getattr(ti, device)
+    ti.init(
+        arch=arch,
+        default_fp=getattr(ti, precision),
+        cpu_max_num_threads=threads,
+        fast_math=False,
+        offline_cache=os.environ.get("DIFFSIM_KERNEL_CACHE", "1") != "0",
+        log_level=ti.ERROR,
+    )
+    if ti.lang.impl.current_cfg().arch != arch:
+        ti.reset()
+        raise SceneError(f"device {device!r} has no driver on this machine; use device='cpu'")
+    context.device, context.precision, context.threads = wanted
+    context.dtype = PRECISIONS[precision]
+    context.tensor_device = torch.device("cuda" if device == "cuda" else "cpu")
+    context.ready = True

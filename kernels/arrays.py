@@ -1,0 +1,63 @@
+"""Array types of kernel arguments, and ``launch``, the one way from torch tensors into a kernel."""
+
+from dataclasses import dataclass
+
+import torch
+
+from diffsim.kernels.lang import ti
+
+Scalars = ti.types.ndarray(ndim=1)  # (n,) floats, precision from the tensor
+Rows = ti.types.ndarray(ndim=2)  # (n, k) floats, read by scalar
+Vectors = ti.types.ndarray(element_dim=1, ndim=1)  # (n, k) floats, read by row
+Matrices = ti.types.ndarray(element_dim=2, ndim=1)  # (n, d, d) floats
+Integers = ti.types.ndarray(dtype=ti.i32, ndim=1)
+IntegerRows = ti.types.ndarray(dtype=ti.i32, ndim=2)
+
+
+@dataclass
+class Context:
+    """What ``diffsim.init`` has set: filled there, read by ``launch``."""
+
+    ready: bool = False
+    device: str = ""
+    precision: str = ""
+    threads: int = 0
+    dtype: torch.dtype = torch.float64
+    tensor_device: torch.device = torch.device("cpu")
+
+
+context = Context()
+
+
+def launch(kernel, *arguments):
+    """Run ``kernel`` on torch tensors, templates and numbers.
+
+    Every tensor is checked for what Taichi would accept silently and compute wrongly (another precision), or refuse
+    obscurely (no initialization, not contiguous).
+
+    Raises:
+        RuntimeError: before ``diffsim.init``.
+        TypeError: a tensor of another precision or device, or one that is not contiguous.
+    """
+    if not context.ready:
+        raise RuntimeError("the engine is not initialized: call diffsim.init(device=..., precision=...) first")
+    checked = []
+    for position, argument in enumerate(arguments):
+        if isinstance(argument, torch.Tensor):
+            if argument.dtype.is_floating_point and argument.dtype != context.dtype:
+                raise TypeError(
+                    f"{kernel.__name__}: argument {position} is {argument.dtype}, but diffsim.init set "
+                    f"precision={context.precision!r}; convert it with .to({context.dtype})"
+                )
+            if argument.device != context.tensor_device:
+                raise TypeError(
+                    f"{kernel.__name__}: argument {position} is on {argument.device}, but diffsim.init set "
+                    f"device={context.device!r}; move it with .to('{context.tensor_device}')"
+                )
+            if not argument.is_contiguous():
+                raise TypeError(f"{kernel.__name__}: argument {position} is not contiguous; pass .contiguous()")
+            # detached: Taichi gives every tensor that requires a gradient a zero .grad
+            checked.append(argument.detach() if argument.requires_grad else argument)
+        else:
+            checked.append(argument)
+    kernel(*checked)
