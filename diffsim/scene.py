@@ -1,0 +1,196 @@
+"""``Scene``: what is simulated, what may vary, and what is wanted of it."""
+
+from __future__ import annotations
+
+import traceback
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from diffsim.errors import DiffsimError, SceneError
+
+if TYPE_CHECKING:  # torch takes seconds to import; `diffsim list` and `diffsim --help` do without it
+    from torch import Tensor, nn
+
+    from diffsim.rollout import Trajectory
+
+COLORS = ("body", "speed", "pressure", "plastic")
+
+
+@contextmanager
+def blame(file: str | None, what: str):
+    """Turn an error of a scene's own code into a one-line ``SceneError`` that names file and line.
+
+    Args:
+        file: the script whose last line in the traceback is named; None for code that has no file.
+        what: the part of the scene that was running, for the message.
+
+    Raises:
+        SceneError: from any exception that is not already one of the package.
+    """
+    try:
+        yield
+    except DiffsimError:
+        raise
+    except SyntaxError as error:
+        raise SceneError(f"{error.filename}:{error.lineno}: {error.msg}; correct the script") from error
+    except Exception as error:
+        frames = traceback.extract_tb(error.__traceback__)
+        line = next((frame.lineno for frame in reversed(frames) if frame.filename == file), None)
+        place = f"{file}:{line}: " if line else ""
+        text = (str(error).strip() or "no message").splitlines()[0]
+        raise SceneError(f"{place}{what} raised {type(error).__name__}: {text}") from error
+
+
+def file_of(function: Callable) -> str | None:
+    """File that a callable was defined in; None for a builtin or an object without code."""
+    code = getattr(function, "__code__", None) or getattr(type(function).__call__, "__code__", None)
+    return code.co_filename if code else None
+
+
+@dataclass(kw_only=True)
+class Scene:
+    """A model, its start, and optionally variables, an objective and metrics.
+
+    Args:
+        name: short name, used for the run folder.
+        model: the model; ``model(state, control) -> state`` is one control step.
+        steps: control steps of a rollout.
+        setup: returns (state, controls or None); called anew for every rollout, so that the start follows from the
+            variables differentiably.
+        variables: what ``optimize`` changes, by name; may be empty.
+        objective: trajectory -> scalar loss.
+        metrics: trajectory -> figures by name, logged beside the loss.
+        bounds: (low, high) of a variable by name, each a number or a tensor of its shape.
+        policy: ``policy(state, step) -> control``; its parameters are variables too, named ``policy.*``.
+        every: control steps between two frames of the trajectory.
+        defaults: settings of ``optimize`` that suit the scene: method, lr, iterations, ...
+        color: what the renderer colors particles by, one of "body", "speed", "pressure", "plastic".
+        camera: options of the renderer's camera.
+        options: what the scene was built with; filled by ``diffsim.load``.
+        source: name or "file.py:function" that ``diffsim.load`` built it from; None when built in Python.
+
+    Raises:
+        SceneError: an inconsistent scene.
+    """
+
+    name: str
+    model: Any
+    steps: int
+    setup: Callable[[], tuple]
+    variables: dict[str, nn.Parameter] = field(default_factory=dict)
+    objective: Callable[[Trajectory], Tensor] | None = None
+    metrics: Callable[[Trajectory], dict[str, float]] | None = None
+    bounds: dict[str, tuple] = field(default_factory=dict)
+    policy: nn.Module | None = None
+    every: int = 1
+    defaults: dict[str, Any] = field(default_factory=dict)
+    color: str = "body"
+    camera: dict | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    source: str | None = None
+
+    def __post_init__(self):
+        if self.steps < 1 or self.every < 1:
+            raise SceneError(f"scene {self.name!r}: steps={self.steps}, every={self.every}; both must be at least 1")
+        if self.color not in COLORS:
+            raise SceneError(f"scene {self.name!r}: color {self.color!r} is not known; use one of {', '.join(COLORS)}")
+        parameters = self.parameters()
+        for name, value in parameters.items():
+            if not (value.is_leaf and value.requires_grad):
+                raise SceneError(f"scene {self.name!r}: variable {name!r} is not trainable; make it an nn.Parameter")
+        for name, pair in self.bounds.items():
+            if name not in parameters:
+                raise SceneError(f"scene {self.name!r}: bounds of {name!r}, which is no variable of the scene")
+            if len(pair) != 2:
+                raise SceneError(f"scene {self.name!r}: bounds of {name!r} must be a pair (low, high)")
+
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """Every trainable tensor by name: the variables, then the policy's as ``policy.*``."""
+        policy = self.policy.named_parameters(prefix="policy") if self.policy is not None else ()
+        return {**self.variables, **{name: value for name, value in policy if value.requires_grad}}
+
+    def start(self) -> tuple:
+        """Initial state and controls: the policy when there is one, else a tensor (steps, ...) or None.
+
+        Raises:
+            SceneError: ``setup`` fails or returns something else, or its controls are not finite.
+        """
+        with blame(file_of(self.setup), "setup"):
+            pair = self.setup()
+        if not (isinstance(pair, tuple) and len(pair) == 2):
+            raise SceneError(f"scene {self.name!r}: setup must return (state, controls), with None for no controls")
+        state, controls = pair
+        if controls is None:
+            return state, self.policy
+        if self.policy is not None:
+            raise SceneError(f"scene {self.name!r} has both controls and a policy; give one of them")
+        finite = controls.detach().isfinite()
+        if not finite.all():
+            step = int((~finite.reshape(len(controls), -1)).any(dim=1).nonzero()[0])
+            raise SceneError(f"scene {self.name!r}: the controls of step {step} are not finite; check what sets them")
+        return state, controls
+
+    def rollout(self, memory: str = "2GiB", steps: int | None = None, progress=None, start: tuple | None = None):
+        """Simulate the scene; differentiable in its variables.
+
+        Args:
+            memory: budget for what the backward pass needs, as in ``diffsim.rollout``.
+            steps: control steps, when other than the scene's.
+            progress: as in ``diffsim.rollout``.
+            start: what ``self.start()`` returned, when the caller has it already.
+
+        Returns:
+            The ``Trajectory``.
+
+        Raises:
+            SceneError: more steps than controls.
+            SimulationError: the simulation left its domain.
+        """
+        from diffsim.rollout import rollout
+
+        steps = self.steps if steps is None else steps
+        if steps < 1:
+            raise SceneError(f"scene {self.name!r}: steps={steps}; it must be at least 1")
+        state, controls = self.start() if start is None else start
+        if controls is not None and controls is not self.policy:
+            if len(controls) < steps:
+                raise SceneError(
+                    f"scene {self.name!r}: {len(controls)} rows of controls for {steps} steps; lower steps"
+                )
+            controls = controls[:steps]
+        return rollout(
+            self.model, state, controls=controls, steps=steps, every=self.every, memory=memory, progress=progress
+        )
+
+    def loss(self, path: Trajectory) -> Tensor:
+        """The objective of a trajectory, a scalar.
+
+        Raises:
+            SceneError: the scene has none, or it fails, or returns something else.
+        """
+        if self.objective is None:
+            raise SceneError(f"scene {self.name!r} has no objective; only scenes with one can be differentiated")
+        with blame(file_of(self.objective), "objective"):
+            value = self.objective(path)
+        if getattr(value, "ndim", None) != 0:
+            raise SceneError(f"scene {self.name!r}: the objective must return a scalar tensor, not {_describe(value)}")
+        return value
+
+    def measure(self, path: Trajectory) -> dict[str, float]:
+        """Figures of a trajectory by name; empty when the scene defines none.
+
+        Raises:
+            SceneError: ``metrics`` fails or returns something else.
+        """
+        if self.metrics is None:
+            return {}
+        with blame(file_of(self.metrics), "metrics"):
+            figures = self.metrics(path)
+            return {name: float(value) for name, value in figures.items()}
+
+
+def _describe(value) -> str:
+    shape = getattr(value, "shape", None)
+    return type(value).__name__ if shape is None else f"a tensor of shape {tuple(shape)}"
