@@ -1,0 +1,269 @@
+"""Light for the rasterizer: key light with soft shadows, sky and ground light, rim, ambient occlusion and the backdrop.
+
+All colors are linear RGB; `encode` turns them into sRGB bytes.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from scipy import ndimage
+
+from diffsim.rasterizer import EMPTY, View, depths
+
+KEY = np.array([1.02, 0.98, 0.90], dtype=np.float32) * 0.92  # sunlight, a little warm
+SKY = np.array([0.80, 0.90, 1.05], dtype=np.float32) * 0.46
+BOUNCE = np.array([0.95, 0.90, 0.84], dtype=np.float32) * 0.24
+HORIZON = np.array([0.80, 0.83, 0.86], dtype=np.float32)
+ZENITH = np.array([0.38, 0.48, 0.60], dtype=np.float32)
+GROUND = np.array([0.56, 0.565, 0.57], dtype=np.float32)
+SHADOW_MAP = 512  # pixels
+GROUND_SHADE = 0.72  # share of the ground's light that a full shadow takes away
+BLURS = (1.5, 4.0, 10.0)  # pixels of the shadow map: from contact to the widest penumbra
+TAPS = 10  # samples per pixel of shadows on bodies
+
+
+def decode(srgb):
+    """sRGB in [0, 1] to linear RGB."""
+    srgb = np.asarray(srgb, dtype=np.float32)
+    return np.where(srgb <= 0.04045, srgb / 12.92, ((srgb + 0.055) / 1.055) ** 2.4).astype(np.float32)
+
+
+@lru_cache(maxsize=1)
+def _encoding():
+    x = np.arange(4096) / 4095
+    x = np.where(x <= 0.0031308, 12.92 * x, 1.055 * x ** (1 / 2.4) - 0.055)
+    return np.round(255 * x).astype(np.uint8)
+
+
+def encode(linear):
+    """Linear RGB to sRGB bytes."""
+    return _encoding()[(np.clip(linear, 0, 1) * np.float32(4095) + np.float32(0.5)).astype(np.uint16)]
+
+
+def unit(v):
+    """Vectors along the last axis scaled to length one."""
+    return v / np.linalg.norm(v, axis=-1, keepdims=True)
+
+
+@dataclass(frozen=True, eq=False)
+class Backdrop:
+    """What a view shows without bodies.
+
+    Attributes:
+        colors: shape [height * width, 3].
+        depth: of the ground [m], infinite where there is none, shape [height * width].
+        up: the world's upward direction in view coordinates, shape [3].
+    """
+
+    colors: np.ndarray
+    depth: np.ndarray
+    up: np.ndarray
+
+
+def backdrop(view, up, ground, focus):
+    """Sky, and a ground plane with a faint checker that fades with distance.
+
+    Args:
+        up: upward direction in the world, unit, shape [3].
+        ground: height of the ground along `up` [m], or None.
+        focus: distance from the eye to what the picture is about [m].
+    """
+    up_view = (view.axes @ up).astype(np.float32)
+    row, column = np.divmod(np.arange(view.height * view.width), view.width)
+    column, row = column.astype(np.float32) + np.float32(0.5), row.astype(np.float32) + np.float32(0.5)
+    ray = view.unproject(column, row, np.float32(1))
+    height = (row / view.height)[:, None]
+    if ground is None:
+        colors = HORIZON + (ZENITH - HORIZON) * (0.55 * (1 - height) ** 1.5)
+        return Backdrop(colors.astype(np.float32), np.full(len(row), np.float32(np.inf)), up_view)
+    slope = (ray @ up_view if not view.orthographic else ray[:, :2] @ up_view[:2]).astype(np.float32)
+    colors = HORIZON + (ZENITH - HORIZON) * np.clip(1.6 * slope, 0, 1)[:, None] ** 0.8
+    above = float(view.eye @ up) - ground
+    with np.errstate(divide="ignore"):
+        depth = -(above + slope) / up_view[2] if view.orthographic else -above / slope
+    hit = np.flatnonzero((depth > view.near) & (depth < 60 * focus))
+    points = view.unproject(column[hit], row[hit], depth[hit]) @ view.axes.astype(np.float32) + view.eye
+    side = unit(np.cross(up, np.array([0.0, 0.0, 1.0]) if abs(up[2]) < 0.9 else np.array([0.0, 1.0, 0.0])))
+    along = np.stack([points @ side, points @ np.cross(side, up)], axis=1) / _nice(focus / 14)
+    far = np.clip((np.linalg.norm(points - (view.eye + focus * view.axes[2]), axis=1) / focus - 0.25) / 2.2, 0, 1)
+    fade = (1 - far * far * (3 - 2 * far))[:, None]
+    checker = (np.floor(along).sum(axis=1) % 2)[:, None]
+    line = np.abs(along - np.round(along)).min(axis=1)[:, None] < 0.012
+    tone = GROUND * (1 + 0.07 * checker - 0.10 * line)
+    colors[hit] = HORIZON + (tone - HORIZON) * fade
+    ground_depth = np.full(len(row), np.float32(np.inf))
+    ground_depth[hit] = depth[hit]
+    return Backdrop(colors.astype(np.float32), ground_depth, up_view)
+
+
+def _nice(length):
+    """The nearest of 1, 2 and 5 times a power of ten."""
+    power = 10.0 ** np.floor(np.log10(length))
+    return power * min((1, 2, 5, 10), key=lambda m: abs(np.log(m * power / length)))
+
+
+def _bounds(centers, radii, corners):
+    """Box of all casters; meshes count to three times the particles' size, so that a half-space leaves them their pixels."""
+    low = np.concatenate([centers - radii[:, None], corners]).min(axis=0)
+    high = np.concatenate([centers + radii[:, None], corners]).max(axis=0)
+    if len(centers) == 0:
+        return low, high
+    first, last = centers.min(axis=0), centers.max(axis=0)
+    reach = (last - first).max() + radii.max()
+    return np.maximum(low, first - reach), np.minimum(high, last + reach)
+
+
+class KeyLight:
+    """A directional light with a shadow map of the bodies.
+
+    Args:
+        primitives: `Primitives` in coordinates of `view`.
+        direction: toward the light, unit, in view coordinates, shape [3].
+        softness: radius of the penumbra on bodies, and the bias that keeps neighbors from shading each other [m].
+    """
+
+    def __init__(self, primitives, direction, softness):
+        self.direction, self.softness = direction.astype(np.float32), softness
+        helper = np.array([0.0, 1.0, 0.0]) if abs(direction[1]) < 0.9 else np.array([1.0, 0.0, 0.0])
+        right = unit(np.cross(helper, direction))
+        self.axes = np.stack([right, np.cross(direction, right), -direction]).astype(np.float32)
+        centers, corners = primitives.centers @ self.axes.T, primitives.corners[:, :, :3] @ self.axes.T
+        low, high = _bounds(centers, primitives.radii, corners.reshape(-1, 3))
+        # sizes in steps and corners on whole pixels: shadows of a moving body do not shimmer
+        extent = 1.2 ** np.ceil(np.log(max(high[0] - low[0], high[1] - low[1], 1e-6) * 1.25) / np.log(1.2))
+        texel = extent / SHADOW_MAP
+        eye = np.round((low + high) / 2 / texel) * texel
+        eye[2] = min(centers[:, 2].min(initial=np.inf), corners[..., 2].min(initial=np.inf)) - extent
+        self.view = View(eye, np.eye(3), 1 / texel, SHADOW_MAP, SHADOW_MAP, 0.0, orthographic=True)
+        moved = primitives._replace(
+            centers=self.view.coordinates(centers),
+            corners=np.concatenate([self.view.coordinates(corners), corners], axis=2),
+        )
+        keys = moved.draw(self.view)
+        self.depth = depths(keys).reshape(SHADOW_MAP, SHADOW_MAP)
+        self.covered = (keys != EMPTY).reshape(SHADOW_MAP, SHADOW_MAP).astype(np.float32)
+
+    def _look_up(self, points):
+        column, row, _ = self.view.screen(local := self.view.coordinates(points @ self.axes.T))
+        return column, row, local[:, 2]
+
+    def on_bodies(self, points, normals, pixels):
+        """Share of the light that reaches points on bodies, shape [n]: percentage-closer filtering with turned samples."""
+        column, row, depth = self._look_up(points + (1.2 * self.softness) * normals)
+        depth = depth - np.float32(1.0 * self.softness)
+        radius = 2.0 * max(self.softness * self.view.focal, 1.0)
+        # interleaved noise per pixel (Jimenez 2014): averaged away by the supersampling
+        turn = (pixels * 0.6180339887) % 1.0 * (2 * np.pi)
+        cos, sin = np.cos(turn).astype(np.float32), np.sin(turn).astype(np.float32)
+        lit = np.zeros(len(points), dtype=np.float32)
+        edge = SHADOW_MAP - 1
+        flat = self.depth.ravel()
+        for k in range(TAPS):
+            r, angle = radius * np.sqrt((k + 0.5) / TAPS), 2.39996323 * k  # Vogel's spiral
+            dx, dy = np.float32(r * np.cos(angle)), np.float32(r * np.sin(angle))
+            x = np.clip(column + dx * cos - dy * sin, 0, edge).astype(np.int32)
+            y = np.clip(row + dx * sin + dy * cos, 0, edge).astype(np.int32)
+            lit += flat[y * SHADOW_MAP + x] > depth
+        return lit / TAPS
+
+    def on_ground(self, points):
+        """Share of the light that is kept from points below all bodies, shape [n].
+
+        The bodies' outline seen from the light, blurred: the farther the blocker, the wider the blur.
+        """
+        column, row, depth = self._look_up(points)
+        levels = np.stack([ndimage.gaussian_filter(self.covered, s, mode="constant", truncate=2.5) for s in BLURS])
+        blocker = ndimage.gaussian_filter(np.where(self.covered > 0, self.depth, 0), BLURS[-1], truncate=2.5)
+        blocker /= np.maximum(ndimage.gaussian_filter(self.covered, BLURS[-1], truncate=2.5), 1e-6)
+        x, y = np.clip(column - 0.5, 0, SHADOW_MAP - 1.001), np.clip(row - 0.5, 0, SHADOW_MAP - 1.001)
+        corner = y.astype(np.int32) * SHADOW_MAP + x.astype(np.int32)
+        gap = np.maximum(depth - blocker.ravel()[corner], 0) * self.view.focal
+        level = np.clip(np.log2(np.maximum(0.10 * gap, 1e-6) / BLURS[0]) / np.log2(BLURS[1] / BLURS[0]), 0, 1.999)
+        below = level.astype(np.int32)
+        return _lerp(self._bilinear(levels, below, x, y), self._bilinear(levels, below + 1, x, y), level - below) * (
+            (np.abs(column / SHADOW_MAP - 0.5) < 0.5) & (np.abs(row / SHADOW_MAP - 0.5) < 0.5)
+        )
+
+    @staticmethod
+    def _bilinear(levels, level, x, y):
+        column, row = x.astype(np.int32), y.astype(np.int32)
+        u, v = x - column, y - row
+        flat, corner = levels.ravel(), (level * SHADOW_MAP + row) * SHADOW_MAP + column
+        upper = _lerp(flat[corner], flat[corner + 1], u)
+        return _lerp(upper, _lerp(flat[corner + SHADOW_MAP], flat[corner + SHADOW_MAP + 1], u), v)
+
+
+def _lerp(a, b, share):
+    return a + (b - a) * share
+
+
+def shade(surface, view, light, up, lit, occlusion):
+    """Colors of a surface under the key light, the sky and the light that the ground throws back, shape [n, 3].
+
+    Args:
+        light: direction toward the key light in view coordinates, shape [3].
+        up: in view coordinates, shape [3].
+        lit: share of the key light, shape [n].
+        occlusion: share of the sky light, shape [n].
+    """
+    n = surface.normals
+    toward = np.array([0, 0, -1], dtype=np.float32) if view.orthographic else -unit(surface.points)
+    facing = np.clip((n * toward).sum(axis=1), 0, 1)
+    key = np.maximum(n @ light, 0) * lit
+    sky = (0.5 + 0.5 * (n @ up))[:, None]
+    half = unit(light + toward)
+    gloss = np.clip((n * half).sum(axis=1), 0, 1)
+    for _ in range(5):  # to the power of 32
+        gloss = gloss * gloss
+    rim = (1 - facing) ** 3 * (0.25 + 0.75 * sky[:, 0]) * 0.22
+    diffuse = KEY * key[:, None] + (BOUNCE + (SKY - BOUNCE) * sky) * occlusion[:, None]
+    shine = gloss * lit * 0.10 + rim * occlusion
+    return surface.colors * diffuse * (0.75 + 0.25 * occlusion)[:, None] + shine[:, None] * KEY
+
+
+def ambient_occlusion(view, depth, pixels, normals, ground_up, radius, step=2):
+    """Share of the sky that the surroundings leave open, from the depth image, shape [height * width].
+
+    At every second pixel, with samples on two rings of fixed image radius; blurred over the rings.
+
+    Args:
+        depth: of bodies and ground [m], shape [height * width].
+        pixels, normals: of the bodies' surface.
+        ground_up: normal of the ground in view coordinates.
+        radius: of the surroundings [m].
+    """
+    shape = (view.height, view.width)
+    open_sky = np.ones(shape, dtype=np.float32)
+    if len(pixels) == 0:
+        return open_sky.ravel()
+    rows, columns = pixels // view.width, pixels % view.width
+    middle = np.median(depth[pixels])
+    reach = radius * view.focal * (1 if view.orthographic else 1 / middle) / step
+    pad = int(np.ceil(reach)) + 1
+    top, bottom = max(rows.min() - step * pad, 0) // step * step, min(rows.max() + step * pad + 1, view.height)
+    left, right = max(columns.min() - step * pad, 0) // step * step, min(columns.max() + step * pad + 1, view.width)
+    window = np.s_[top:bottom:step, left:right:step]
+    z = np.minimum(depth.reshape(shape)[window], np.float32(20) * middle)
+    field = np.broadcast_to(ground_up.astype(np.float32), (*shape, 3)).copy().reshape(-1, 3)
+    field[pixels] = normals
+    n = np.moveaxis(field.reshape(*shape, 3)[window], 2, 0)
+    y, x = np.mgrid[top:bottom:step, left:right:step].astype(np.float32) + np.float32(0.5)
+    position = np.moveaxis(view.unproject(x, y, z), 2, 0)
+    padded = np.pad(position, ((0, 0), (pad, pad), (pad, pad)), mode="edge")
+    height, width = z.shape
+    blocked, taps = np.zeros_like(z), 0
+    for ring, count in ((0.35, 6), (1.0, 8)):
+        for k in range(count):
+            angle = 2 * np.pi * (k + ring) / count
+            dx, dy = round(ring * reach * np.cos(angle)), round(ring * reach * np.sin(angle))
+            d = padded[:, pad + dy : pad + dy + height, pad + dx : pad + dx + width] - position
+            square = (d * d).sum(axis=0) + np.float32(1e-12)
+            rise = (d * n).sum(axis=0) / np.sqrt(square) - np.float32(0.12)
+            blocked += np.maximum(rise, 0) / (1 + square * np.float32(0.6 / radius**2))
+            taps += 1
+    result = np.clip(1 - 2.4 * blocked / taps, 0.15, 1)
+    result = ndimage.uniform_filter(result, 3)
+    full = result.repeat(step, axis=0).repeat(step, axis=1)[: bottom - top, : right - left]
+    open_sky[top:bottom, left:right] = full
+    return open_sky.ravel()

@@ -1,0 +1,321 @@
+"""Videos and pictures of trajectories: states in, an H.264 file out.
+
+    render_trajectory(path, color="speed", out="video.mp4")
+
+The encoder is the one that imageio-ffmpeg brings along; nothing of the system is needed.
+"""
+
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import imageio_ffmpeg
+import numpy as np
+import torch
+from PIL import Image
+
+from diffsim.errors import DataError
+from diffsim.render import TOOL_COLOR, Camera, palette, render_frame
+from diffsim.runs import atomic_write
+
+LABELS = {"speed": "speed [m/s]", "pressure": "pressure [Pa]", "plastic": "internal variable"}
+COLORMAPS = {"pressure": "coolwarm"}
+FILL = {2: 1.25, 3: 1.0}  # disks reach over the corners of their squares, so that a filled body has no gaps
+RANGE = (0.5, 99.5)  # percentiles over all frames: a single stray particle must not flatten the colors
+
+
+def write_png(path, image):
+    """Write sRGB bytes [height, width, 3] as a PNG that is never half-written."""
+    atomic_write(path, lambda temporary: Image.fromarray(image).save(temporary, format="PNG"))
+
+
+def write_video(path, images, *, fps=30):
+    """Write images as H.264 in an MP4 file (yuv420p, which browsers play) that is never half-written.
+
+    Args:
+        images: iterable of sRGB bytes [height, width, 3], all of one size; an odd size gets one more row or column.
+        fps: frames per second of the video.
+
+    Raises:
+        DataError: no images, images of different sizes, or an encoder that fails. An earlier file stays as it was.
+    """
+    path = Path(path)
+    if not fps > 0:
+        raise DataError(f"{path}: fps = {fps}; give a positive number of frames per second")
+    atomic_write(path, lambda temporary: _encode(path, temporary, iter(images), fps))
+
+
+def _encode(path, temporary, images, fps):
+    first = next(images, None)
+    if first is None:
+        raise DataError(f"{path}: no frames to write; render at least one state")
+    height, width = (n + n % 2 for n in first.shape[:2])
+    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-loglevel", "error", "-f", "rawvideo", "-pix_fmt", "rgb24",
+               "-s", f"{width}x{height}", "-r", str(fps), "-i", "-", "-an", "-c:v", "libx264", "-preset", "medium",
+               "-crf", "18", "-pix_fmt", "yuv420p", "-movflags", "+faststart", "-f", "mp4", str(temporary)]  # fmt: skip
+    with tempfile.TemporaryFile() as log:
+        # its own session: Ctrl-C reaches this process first, which then ends the encoder in order
+        encoder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=log,
+                                   start_new_session=True)  # fmt: skip
+        try:
+            image = first
+            while image is not None:
+                if image.shape != first.shape:
+                    raise DataError(f"{path}: a frame of {image.shape} after frames of {first.shape}; keep one size")
+                rest = (height - image.shape[0], width - image.shape[1])
+                encoder.stdin.write(np.pad(image, ((0, rest[0]), (0, rest[1]), (0, 0)), mode="edge").tobytes())
+                image = next(images, None)
+            encoder.stdin.close()
+        except BrokenPipeError:
+            pass  # the encoder ended early; its own words are below
+        except BaseException:
+            encoder.kill()
+            raise
+        finally:
+            code = encoder.wait()
+        if code != 0:
+            log.seek(0)
+            words = log.read().decode(errors="replace").strip().splitlines() or [f"exit status {code}"]
+            raise DataError(f"{path}: ffmpeg failed: {words[-1]}; check the disk and the size of the pictures")
+
+
+def render_trajectory(frames, tools=None, *, model=None, color="body", camera=None, radius=None, limits=None, colormap=None,
+                      bodies=None, size=(640, 480), fps=30, out="video.mp4", png_frames=False, every=1, caption=None,
+                      ghost=None, ground="auto", domain="auto", up=None, tool_opacity=1.0, supersampling=2,
+                      progress=None):  # fmt: skip
+    """Render states to a video, and to PNG files when asked.
+
+    Args:
+        frames: a `Trajectory`, a sequence or an iterable of states (anything with `.x`; `.v`, `.pose`, `.material`,
+            `.volume` and `.time` are used where present).
+        tools: tools with `.shape.mesh()`, posed by the rows of `state.pose`; the model's when None.
+        model: gives grid, walls, gravity and tools; `frames.model` when None.
+        color: "body", "speed", "pressure", "plastic", the name of a field of the state, or a function
+            state -> scalars (n,), all with one range of colors over the video.
+        camera: a `Camera`; a dict of its arguments or of those of `Camera.framing`; "domain" for the whole box; None to
+            frame what moves.
+        radius: of particles [m]; half the edge of a particle's volume when None.
+        limits: (low, high) of the colors; from all frames when None.
+        bodies: number of each particle's body, shape [n]; its material when None.
+        out: the video; None to write PNG files only.
+        png_frames: also write `frames/frame_00000.png` beside the video; or the folder for them.
+        every: take each `every`-th state.
+        caption: a text, a function (index, state) -> text, or "" for none; the time when None.
+        ghost: target points drawn as a faint body [m], shape [k, d], or a function state -> points.
+        ground, domain: as in `render_frame`; "auto" takes them from the model's walls.
+        up: upward direction; against gravity when None.
+        tool_opacity: below 1 the bodies shine through the tools.
+        progress: function (done, total) called after each frame.
+
+    Returns:
+        The path of the video, or the folder of pictures.
+
+    Raises:
+        DataError: no states, a state that cannot be drawn, a color that the states do not have, or a failing encoder.
+    """
+    model = getattr(frames, "model", None) if model is None else model
+    frames = frames if isinstance(frames, Sequence) or hasattr(frames, "__getitem__") else list(frames)
+    picked = range(0, len(frames), every)
+    if len(picked) == 0:
+        raise DataError(f"{out}: no frames to render; give at least one state")
+    tools = (getattr(model, "tools", None) or ()) if tools is None else tools
+    first = frames[0]
+    dim = first.x.shape[1]
+    walls = _walls(model)
+    domain = walls if isinstance(domain, str) else domain
+    up = _up(model, dim) if up is None else tuple(up)
+    if isinstance(ground, str):
+        # in two dimensions the box itself shows the floor
+        ground = None if domain is None or dim == 2 else float(np.dot(_lower(domain, up), up))
+    radius = _radius(first) if radius is None else radius
+    meshes = [_tool_mesh(tool, tool_opacity) for tool in tools]
+    scalar = None if color == "body" else _scalar(color, model)
+    if scalar is not None and limits is None:
+        limits = _limits([scalar(frames[i]) for i in picked], symmetric=color == "pressure")
+    camera = _camera(camera, [frames[i] for i in picked], meshes, domain, up, size)
+    colors = palette(_array(bodies if bodies is not None else getattr(first, "material", np.zeros(len(first.x)))))
+    label = LABELS.get(color, color if isinstance(color, str) else "") if scalar is not None else None
+    colormap = colormap or COLORMAPS.get(color if isinstance(color, str) else "", "viridis")
+    out = None if out is None else Path(out)
+    folder = None
+    if png_frames or out is None:
+        folder = Path(png_frames) if not isinstance(png_frames, bool) else (out or Path(".")).parent / "frames"
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def images():
+        for done, index in enumerate(picked):
+            state = frames[index]
+            image = render_frame(
+                _array(state.x), radius=radius, colors=None if scalar else colors, limits=limits, colormap=colormap,
+                scalars=scalar(state) if scalar else None, colorbar=label, meshes=_posed(meshes, state, dim),
+                camera=camera, size=size, ground=ground, domain=domain, caption=_caption(caption, index, state),
+                ghost=ghost(state) if callable(ghost) else ghost, supersampling=supersampling, frame=index)  # fmt: skip
+            if folder is not None:
+                write_png(folder / f"frame_{done:05d}.png", image)
+            yield image
+            if progress is not None:
+                progress(done + 1, len(picked))
+
+    if out is None:
+        for _ in images():
+            pass
+        return folder
+    write_video(out, images(), fps=fps)
+    return out
+
+
+def _array(values):
+    return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
+
+
+def _walls(model):
+    """Corners of the box between the walls, which stand margin - 1 nodes inside the grid."""
+    grid = getattr(model, "grid", None)
+    if grid is None:
+        return None
+    inset = (getattr(getattr(model, "walls", None), "margin", 1) - 1) * grid.dx
+    origin = np.asarray(grid.origin, dtype=float)
+    return origin + inset, origin + np.asarray(grid.cells) * grid.dx - inset
+
+
+def _up(model, dim):
+    """The axis against gravity; y where there is none."""
+    gravity = getattr(model, "gravity", None)
+    if dim == 3 and gravity is not None:
+        g = _array(gravity).astype(float).ravel()
+        axis = int(np.argmax(np.abs(g))) if len(g) == 3 else 1
+        if len(g) == 3 and g[axis] != 0:
+            return tuple(float(-np.sign(g[axis])) if k == axis else 0.0 for k in range(3))
+    return (0.0, 1.0, 0.0)
+
+
+def _lower(domain, up):
+    """The corner of the box that lies lowest along `up`."""
+    low, high = domain
+    return np.where(np.asarray(up) >= 0, low, high)
+
+
+def _radius(state):
+    volume = getattr(state, "volume", None)
+    if volume is None:
+        return None
+    dim = state.x.shape[1]
+    return FILL[dim] * _array(volume).astype(float) ** (1 / dim) / 2
+
+
+def _tool_mesh(tool, opacity):
+    mesh = tool.shape.mesh()
+    return np.asarray(mesh.vertices, dtype=float), np.asarray(mesh.faces), (*TOOL_COLOR, opacity)
+
+
+def rotation(quaternion):
+    """Rotation matrix of a quaternion (w, x, y, z), shape [3, 3]."""
+    w, x, y, z = np.asarray(quaternion, dtype=float) / np.linalg.norm(quaternion)
+    return np.array([
+        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
+        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
+        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
+    ])  # fmt: skip
+
+
+def _posed(meshes, state, dim):
+    if not meshes:
+        return []
+    poses = _array(state.pose)
+    if poses.shape != (len(meshes), 7):
+        raise DataError(
+            f"pose has shape {poses.shape} for {len(meshes)} tools; give position and quaternion wxyz of each"
+        )
+    return [(v @ rotation(pose[3:]).T + pose[:3], f, c) for (v, f, c), pose in zip(meshes, poses, strict=True)]
+
+
+def _caption(caption, index, state):
+    if callable(caption):
+        return caption(index, state)
+    if caption is None:
+        time = getattr(state, "time", None)
+        return None if time is None else f"t = {float(time):.3f} s"
+    return caption
+
+
+def _camera(camera, states, meshes, domain, up, size):
+    if isinstance(camera, Camera):
+        return camera
+    options = dict(camera) if isinstance(camera, dict) else {}
+    if "eye" in options:
+        return Camera(**{"up": up, **options})
+    options = {"up": up, "aspect": size[0] / size[1], **options}
+    dim = states[0].x.shape[1]
+    if domain is not None and (camera == "domain" or dim == 2):
+        low, high = domain
+    else:
+        ends = [_array(s.x) for s in states]
+        ends = [e[np.isfinite(e).all(axis=1)] for e in ends]  # a broken frame is named when it is drawn
+        low = np.min([e.min(axis=0) for e in ends if len(e)], axis=0)
+        high = np.max([e.max(axis=0) for e in ends if len(e)], axis=0)
+        tips = [v[:, :dim] for s in states[:: max(1, len(states) // 50)] for v, _, _ in _posed(meshes, s, dim)]
+        if tips:
+            low = np.minimum(low, np.min([t.min(axis=0) for t in tips], axis=0))
+            high = np.maximum(high, np.max([t.max(axis=0) for t in tips], axis=0))
+        if domain is not None:  # a tool may reach far out of the box
+            low, high = np.maximum(low, domain[0]), np.minimum(high, domain[1])
+        spare = 0.15 * (high - low).max()
+        low, high = low - spare, high + spare
+    return Camera.framing(low, high, **options)
+
+
+def _limits(scalars, symmetric):
+    values = np.concatenate([np.asarray(s, dtype=float).ravel() for s in scalars])
+    values = values[np.isfinite(values)]
+    if len(values) == 0:
+        return 0.0, 1.0
+    low, high = np.percentile(values, RANGE)
+    if symmetric:
+        low, high = -max(abs(low), abs(high)), max(abs(low), abs(high))
+    return (float(low), float(high)) if high > low else (float(low), float(low) + 1.0)
+
+
+def _scalar(color, model):
+    """Function state -> scalars (n,) of a color's name."""
+    if callable(color):
+        return lambda state: _array(color(state))
+    if color == "speed":
+        return lambda state: np.linalg.norm(_array(_field(state, "v", color)), axis=1)
+    if color == "pressure":
+        if not hasattr(model, "materials"):
+            raise DataError("color = 'pressure' needs the materials; give model=")
+        return lambda state: _array(pressure(model, state))
+    if color == "plastic":
+        return lambda state: _last_column(_array(_field(state, "q", color)))
+    return lambda state: _array(_field(state, color, color))
+
+
+def _last_column(q):
+    if q.shape[1] == 0:
+        raise DataError(
+            "color = 'plastic': the materials have no internal variables; use 'body', 'speed' or 'pressure'"
+        )
+    return q[:, -1]
+
+
+def _field(state, name, color):
+    if not hasattr(state, name):
+        known = ", ".join(getattr(state, "_fields", ())) or "none named"
+        raise DataError(
+            f"color = {color!r}: the states have no {name!r}; use body, speed, pressure, plastic or a field ({known})"
+        )
+    return getattr(state, name)
+
+
+@torch.no_grad()
+def pressure(model, state):
+    """Pressure p = -tr(P F^T) / (d J) of the elastic stress [Pa], shape [n]; in two dimensions that of the plane."""
+    n, dim = state.x.shape
+    total = torch.zeros(n, dtype=state.F.dtype, device=state.F.device)
+    for index, material in enumerate(model.materials):
+        stretch = state.q[:, 0] if dim == 2 and material.plastic is not None else 1.0
+        P = material.elastic.stress(state.F, state.q)
+        J = torch.linalg.det(state.F) * stretch
+        total = torch.where(state.material == index, -(P * state.F).sum(dim=(1, 2)) / (dim * J), total)
+    return total
