@@ -1,0 +1,150 @@
+"""What a constitutive law is: ``Elastic`` (a stress) and ``Plastic`` (a return map), as torch modules.
+
+The parameters of a law are floats (kept as buffers), ``nn.Parameter`` (learned) or tensors (n,), one value per
+particle. Its ti.funcs stand beside it in the same file as a class ``functions``, which kernels inline; the methods
+here evaluate the same functions on tensors.
+"""
+
+import torch
+from torch import nn
+
+from diffsim.errors import SceneError
+from diffsim.kernels import constitutive
+from diffsim.kernels.arrays import context
+from diffsim.materials.composite import combine
+
+POSITIVE = (lambda value: value > 0, "must be greater than 0")
+POISSON = (lambda value: (value > -1) & (value < 0.5), "must lie between -1 and 0.5, both excluded")
+
+
+def hold(module: nn.Module, name: str, value, limit, unit: str = "") -> None:
+    """Set a physical parameter of a module: an ``nn.Parameter`` stays one, anything else becomes a buffer.
+
+    Raises:
+        SceneError: a value that is not a number, not finite or outside ``limit``, or a tensor of two or more axes.
+    """
+    where = f"{type(module).__name__}: {name}"
+    if not isinstance(value, torch.Tensor):
+        try:
+            value = torch.tensor(float(value), dtype=torch.float64)
+        except (TypeError, ValueError):
+            raise SceneError(f"{where} is {value!r}; pass a number, an nn.Parameter or a tensor (n,)") from None
+    if value.ndim > 1:
+        raise SceneError(f"{where} has shape {tuple(value.shape)}; pass a number or one value per particle, (n,)")
+    inside, rule = limit
+    bad = ~(torch.isfinite(value) & inside(value)).detach().reshape(-1)
+    if bad.any():
+        index = int(bad.nonzero()[0])
+        place = f" of particle {index}" if value.ndim else ""
+        raise SceneError(f"{where}{place} is {value.detach().reshape(-1)[index].item():g}{unit}; it {rule}")
+    if isinstance(value, nn.Parameter):
+        module.register_parameter(name, value)
+    else:
+        module.register_buffer(name, value)
+
+
+def lame(E: torch.Tensor, nu: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Lame's mu and lam [Pa] from Young's modulus E [Pa] and Poisson's ratio nu."""
+    return E / (2 * (1 + nu)), E * nu / ((1 + nu) * (1 - 2 * nu))
+
+
+def pack(theta: list[torch.Tensor], count: int) -> torch.Tensor:
+    """A law's list of scalars and (n,) tensors as (n, parameters), in the precision and on the device in use."""
+    columns = [value.to(context.tensor_device, context.dtype).expand(count) for value in theta]
+    return torch.stack(columns, dim=1)
+
+
+def stretch(F: torch.Tensor, q: torch.Tensor | None, internals: int) -> torch.Tensor:
+    """q as kernels take it, (n, 1 + internals), F33 first: prepended as 1 in 3-D, and in 2-D when q is empty."""
+    one = F.new_ones(len(F), 1)
+    if q is None:
+        q = F.new_empty(len(F), 0)
+    if F.shape[-1] == 3 or q.shape[1] == 0:
+        q = torch.cat([one, q], dim=1)
+    return q[:, : 1 + internals]
+
+
+class Law(nn.Module):
+    """Base of analytic laws.
+
+    Attributes:
+        functions: class of static ti.funcs (an elastic law's energy and stress, or a plastic law's return map).
+    """
+
+    functions = None
+
+    def theta(self) -> list[torch.Tensor]:
+        """The numbers that ``functions`` takes: scalars or (n,) tensors, differentiable in the parameters."""
+        raise NotImplementedError
+
+    def initial(self, n: int, d: int) -> torch.Tensor:
+        """Internal variables q of n undeformed particles: none, (n, 0)."""
+        return torch.empty(n, 0, dtype=context.dtype, device=context.tensor_device)
+
+    def _call(self, F, laws, q):
+        kind = torch.zeros(len(F), dtype=torch.int32, device=F.device)
+        return stretch(F, q, laws.internals), pack(self.theta(), len(F)), kind
+
+
+class Elastic(Law):
+    """A law with a stress; ``own_map`` is the return map that belongs to it (a liquid forgets shear), or None."""
+
+    own_map = None
+
+    def energy(self, F, q=None):
+        """Energy density psi (n,) [J/m^3]. F: (n, d, d); q: (n, k), in 2-D F33 first when not empty."""
+        laws = combine(((self.functions, self.own_map),))
+        q, theta, kind = self._call(F, laws, q)
+        return constitutive.energy(laws, F, q, theta, kind)
+
+    def stress(self, F, q=None, L=None):
+        """First Piola-Kirchhoff stress P = d psi/dF, (n, d, d) [Pa]. L: velocity gradient (n, d, d) [1/s]."""
+        laws = combine(((self.functions, self.own_map),))
+        q, theta, kind = self._call(F, laws, q)
+        L = torch.zeros_like(F) if L is None else L
+        return constitutive.stress(laws, F, q, L, theta, kind)
+
+    def update(self, F_trial, q=None, L=None, dt=0.0):
+        """Return map: the identity, or the law's own map, which leaves q as it is."""
+        if q is None:
+            q = self.initial(len(F_trial), F_trial.shape[-1])
+        if self.own_map is None:
+            return F_trial, q
+        laws = combine(((self.functions, self.own_map),))
+        own, theta, kind = self._call(F_trial, laws, q)
+        return constitutive.update(laws, F_trial, own, theta, kind)[0], q
+
+
+class NoStress:
+    """Elastic part of a return map that is evaluated alone."""
+
+    parameters = 0
+
+
+class Plastic(Law):
+    """A law with a return map; its elasticity is another law's. In 2-D q[:, 0] is F33 (plane strain)."""
+
+    def initial(self, n, d):
+        """q (n, k): in 2-D F33 = 1 first, then the law's own internal variables, zero."""
+        q = torch.zeros(n, self.functions.internals + (d == 2), dtype=context.dtype, device=context.tensor_device)
+        if d == 2:
+            q[:, 0] = 1
+        return q
+
+    def update(self, F_trial, q=None, L=None, dt=0.0):
+        """Return map: (F, q) of the shapes of F_trial (n, d, d) and q (n, k)."""
+        d = F_trial.shape[-1]
+        if q is None:
+            q = self.initial(len(F_trial), d)
+        laws = combine(((NoStress, self.functions),))
+        own, theta, kind = self._call(F_trial, laws, q)
+        F, own = constitutive.update(laws, F_trial, own, theta, kind)
+        return F, own if d == 2 else own[:, 1:]
+
+    def branch(self, F_trial, q=None):
+        """0 where the particle stays elastic, 1 where it yields, (n,) int32."""
+        if q is None:
+            q = self.initial(len(F_trial), F_trial.shape[-1])
+        laws = combine(((NoStress, self.functions),))
+        own, theta, kind = self._call(F_trial, laws, q)
+        return constitutive.branch(laws, F_trial, own, theta, kind)
