@@ -26,50 +26,51 @@ SHORTEST_NORMAL = 1e-3  # of the distance's gradient within the space of motion
 
 
 @ti.func
-def coulomb(v, n, mu):
-    """Tangential velocity that is left of v pressed on a surface (v.n < 0) -> u, code."""
-    v_n = v.dot(n)
-    u = v - v_n * n
-    speed = u.norm()
+def coulomb(v_n, speed, mu):
+    """Coulomb friction of a surface pressed with v_n < 0 -> code, gain a in u = a tau, 1/|tau| (0 where unused)."""
     code = SLIDING
-    if mu > 0.0:
-        if speed <= -mu * v_n:
-            code = STICKING
-            u = u * 0.0
-        else:
-            u = (1.0 + mu * v_n / speed) * u
-    return u, code
-
-
-@ti.func
-def coulomb_vjp(grad_u, v, n, mu):
-    """Adjoint of ``coulomb`` -> grad_v, grad_n, grad_mu."""
-    v_n = v.dot(n)
-    tau = v - v_n * n
-    speed = tau.norm()
-    grad_tau = grad_u
-    grad_v_n = 0.0
-    grad_mu = 0.0
+    gain = 1.0
+    inverse = 0.0
     if mu > 0.0 and speed <= -mu * v_n:
-        grad_tau = ti.Vector.zero(float, v.n)
+        code = STICKING
+        gain = 0.0
     elif speed > 0.0:
-        along = grad_u.dot(tau) / speed
-        grad_mu = along * v_n
-        grad_v_n = along * mu
-        grad_tau = grad_u + (mu * v_n / speed) * (grad_u - (along / speed) * tau)
-    grad_v_n -= grad_tau.dot(n)
-    return grad_tau + grad_v_n * n, grad_v_n * v - v_n * grad_tau, grad_mu
+        inverse = 1.0 / speed
+        gain += mu * v_n * inverse
+    return code, gain, inverse
 
 
 @ti.func
-def acting(phi, k):
-    """Whether contact acts, and its strength s -> flag, s."""
-    s = 1.0
-    on = phi <= 0.0
-    if phi > 0.0 and k > 0.0:
-        s = ti.exp(-k * phi)
-        on = s > 0.1
-    return on, s
+def coulomb_vjp(grad_u, v, n, v_n, tau, mu, gain, inverse):
+    """Adjoint of u = a tau in v and n, through v_n and tau -> grad_v, grad_n, grad_mu."""
+    along = inverse * grad_u.dot(tau)
+    grad_tau = gain * grad_u - (mu * v_n * inverse * inverse * along) * tau
+    grad_v_n = mu * along - grad_tau.dot(n)
+    return grad_tau + grad_v_n * n, grad_v_n * v - v_n * grad_tau, along * v_n
+
+
+@ti.func
+def response(v_n, speed, phi, mu, k, sticky):
+    """The branch of the contact law -> code, s (0 where v' = v), gain and 1/|tau| of ``coulomb``, soft 0 or 1."""
+    code = OFF
+    s = 0.0
+    gain = 0.0
+    inverse = 0.0
+    soft = 0.0
+    strength = ti.exp(-k * ti.max(phi, 0.0))
+    if phi <= 0.0 or (k > 0.0 and strength > 0.1):
+        code = SEPARATING
+        if sticky == 1:
+            code = STICKING
+            s = 1.0
+        elif v_n < 0.0:
+            code, gain, inverse = coulomb(v_n, speed, mu)
+            s = strength
+            if phi > 0.0:
+                soft = 1.0
+        if phi > 0.0:
+            code += SOFT
+    return code, s, gain, inverse, soft
 
 
 @ti.func
@@ -78,49 +79,27 @@ def contact(v, n, phi, v_c, mu, k, sticky):
 
     Args: v, n, v_c vectors of length d; phi [m]; mu; softness k [1/m], 0 is hard; sticky 0 or 1.
     """
+    v_rel = v - v_c
+    v_n = v_rel.dot(n)
+    tau = v_rel - v_n * n
+    code, s, gain, _, _ = response(v_n, tau.norm(), phi, mu, k, sticky)
     v_new = v
-    code = OFF
-    on, s = acting(phi, k)
-    if on:
-        v_rel = v - v_c
-        if sticky == 1:
-            code = STICKING
-            v_new = v_c
-        elif v_rel.dot(n) < 0.0:
-            u, branch = coulomb(v_rel, n, mu)
-            code = branch
-            v_new = v_c + s * u + (1.0 - s) * v_rel
-        else:
-            code = SEPARATING
-        if phi > 0.0:
-            code += SOFT
+    if s > 0.0:
+        v_new = v_c + s * gain * tau + (1.0 - s) * v_rel
     return v_new, code
 
 
 @ti.func
 def contact_vjp(grad_v_new, v, n, phi, v_c, mu, k, sticky):
     """Adjoint of ``contact`` -> grad_v, grad_n, grad_phi, grad_v_c, grad_mu, grad_k."""
-    grad_v = grad_v_new
-    grad_n = ti.Vector.zero(float, v.n)
-    grad_phi = 0.0
-    grad_mu = 0.0
-    grad_k = 0.0
-    on, s = acting(phi, k)
-    if on:
-        v_rel = v - v_c
-        if sticky == 1:
-            grad_v = ti.Vector.zero(float, v.n)
-        elif v_rel.dot(n) < 0.0:
-            through, along_n, along_mu = coulomb_vjp(s * grad_v_new, v_rel, n, mu)
-            grad_v = through + (1.0 - s) * grad_v_new
-            grad_n = along_n
-            grad_mu = along_mu
-            if phi > 0.0:
-                u, _ = coulomb(v_rel, n, mu)
-                slope = grad_v_new.dot(u - v_rel) * s
-                grad_phi = -k * slope
-                grad_k = -phi * slope
-    return grad_v, grad_n, grad_phi, grad_v_new - grad_v, grad_mu, grad_k
+    v_rel = v - v_c
+    v_n = v_rel.dot(n)
+    tau = v_rel - v_n * n
+    _, s, gain, inverse, soft = response(v_n, tau.norm(), phi, mu, k, sticky)
+    through, grad_n, grad_mu = coulomb_vjp(s * grad_v_new, v_rel, n, v_n, tau, mu, gain, inverse)
+    grad_v = through + (1.0 - s) * grad_v_new
+    slope = soft * s * grad_v_new.dot(v_rel - gain * tau)  # s_bar = -slope / s, and ds = -s (k dphi + phi dk)
+    return grad_v, grad_n, k * slope, grad_v_new - grad_v, grad_mu, phi * slope
 
 
 @ti.func
@@ -252,17 +231,18 @@ def apply_wall(axis, side, kind, mu, v):
     v_new = v
     code = OFF
     if kind == STICKY:
-        v_new = ti.Vector.zero(float, v.n)
         code = STICKING
+        v_new = ti.Vector.zero(float, v.n)
     elif kind != NO_WALL:
         n = wall_normal(axis, side, v)
         v_n = v.dot(n)
-        if v_n < 0.0:
-            v_new, code = coulomb(v, n, mu)
-        else:
-            code = SEPARATING
-            if kind == SLIP:
-                v_new = v - v_n * n
+        code = SEPARATING
+        if v_n < 0.0 or kind == SLIP:
+            tau = v - v_n * n
+            gain = 1.0
+            if v_n < 0.0:
+                code, gain, _ = coulomb(v_n, tau.norm(), mu)
+            v_new = gain * tau
     return v_new, code
 
 
@@ -275,10 +255,12 @@ def apply_wall_vjp(grad_v_new, axis, side, kind, mu, v):
         grad_v = ti.Vector.zero(float, v.n)
     elif kind != NO_WALL:
         n = wall_normal(axis, side, v)
-        if v.dot(n) < 0.0:
-            through, _, along_mu = coulomb_vjp(grad_v_new, v, n, mu)
-            grad_v = through
-            grad_mu = along_mu
-        elif kind == SLIP:
-            grad_v = grad_v_new - grad_v_new.dot(n) * n
+        v_n = v.dot(n)
+        if v_n < 0.0 or kind == SLIP:
+            tau = v - v_n * n
+            gain = 1.0
+            inverse = 0.0
+            if v_n < 0.0:
+                _, gain, inverse = coulomb(v_n, tau.norm(), mu)
+            grad_v, _, grad_mu = coulomb_vjp(grad_v_new, v, n, v_n, tau, mu, gain, inverse)
     return grad_v, grad_mu

@@ -25,29 +25,31 @@ FAR = 1e9  # [m] distance outside the sampled box of a mesh
 def rounded_box(x, core, radius):
     """Distance to the box of half extents ``core`` [m], grown by ``radius`` [m]."""
     q = ti.abs(x) - core
-    face = ti.Vector.zero(float, 3)  # +-1 in the direction of the largest q, the gradient in the core
-    side = ti.Vector.zero(float, 3)
+    largest = q.max()
+    outside = largest > 0.0
+    w = ti.Vector.zero(float, 3)  # outside, x minus the nearest point of the core; inside, towards the nearest face
     free = ti.Vector.zero(float, 3)  # 1 on axes along which the nearest point of the core does not follow x
-    largest = ti.max(q[0], q[1], q[2])
-    found = 0
+    found = False
     for i in ti.static(range(3)):
-        side[i] = 1.0 if x[i] >= 0.0 else -1.0
-        free[i] = 1.0 if q[i] >= 0.0 else 0.0
-        if found == 0 and q[i] == largest:
-            face[i] = side[i]
-            found = 1
+        if outside:
+            if q[i] >= 0.0:
+                w[i] = q[i]
+                free[i] = 1.0
+        elif not found and q[i] == largest:
+            w[i] = 1.0
+            found = True
+        if x[i] < 0.0:
+            w[i] = -w[i]
+    length = w.norm()
+    g = w / length
     phi = largest - radius
-    g = face
-    H = ti.Matrix.zero(float, 3, 3)
-    if largest > 0.0:
-        w = free * q
-        length = w.norm()
+    curvature = 0.0
+    if outside:
         phi = length - radius
-        g = side * w / length
-        for i, j in ti.static(ti.ndrange(3, 3)):
-            H[i, j] = -g[i] * g[j] / length
-        for i in ti.static(range(3)):
-            H[i, i] += free[i] / length
+        curvature = 1.0 / length
+    H = -curvature * g.outer_product(g)
+    for i in ti.static(range(3)):
+        H[i, i] += curvature * free[i]
     return phi, g, H
 
 
@@ -55,27 +57,27 @@ def rounded_box(x, core, radius):
 def cylinder(x, radius, half_height):
     """Distance to the solid cylinder about local y."""
     rho = ti.sqrt(x[0] * x[0] + x[2] * x[2])
-    radial = ti.Vector([1.0, 0.0, 0.0])
-    curvature = 0.0
+    cosine, sine, curvature = 1.0, 0.0, 0.0
     if rho > 0.0:
-        radial = ti.Vector([x[0] / rho, 0.0, x[2] / rho])
         curvature = 1.0 / rho
-    tangent = ti.Vector([-radial[2], 0.0, radial[0]])
-    axial = ti.Vector([0.0, 1.0 if x[1] >= 0.0 else -1.0, 0.0])
+        cosine, sine = x[0] * curvature, x[2] * curvature
     a = rho - radius
     b = ti.abs(x[1]) - half_height
     phi = ti.max(a, b)
-    grad_a = 1.0 if a >= b else 0.0
-    grad_b = 1.0 - grad_a
-    rim = 0.0  # curvature about the rim; not 0 only where the rim is nearest
+    g_a, g_b, rim = 0.0, 1.0, 0.0  # d phi / d a, d phi / d b; 1 / phi where the rim is nearest
     if a > 0.0 and b > 0.0:
         phi = ti.sqrt(a * a + b * b)
-        grad_a = a / phi
-        grad_b = b / phi
         rim = 1.0 / phi
-    g = grad_a * radial + grad_b * axial
-    across = grad_b * radial - grad_a * axial
-    H = rim * across.outer_product(across) + grad_a * curvature * tangent.outer_product(tangent)
+        g_a, g_b = a * rim, b * rim
+    elif a >= b:
+        g_a, g_b = 1.0, 0.0
+    up = 1.0
+    if x[1] < 0.0:
+        up = -1.0
+    g = ti.Vector([g_a * cosine, g_b * up, g_a * sine])
+    across = ti.Vector([g_b * cosine, -g_a * up, g_b * sine])  # perpendicular to g in the plane of the axis
+    around = ti.Vector([-sine, 0.0, cosine])
+    H = rim * across.outer_product(across) + g_a * curvature * around.outer_product(around)
     return phi, g, H
 
 
