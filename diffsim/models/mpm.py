@@ -1,0 +1,293 @@
+"""The material point method: MLS-MPM with APIC transfers and quadratic B-splines, in 2-D (plane strain) and 3-D."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from diffsim.errors import DataError, SceneError
+from diffsim.kernels.arrays import context
+from diffsim.kernels.control_step import ControlStep, Setting
+from diffsim.materials import prescribed
+from diffsim.materials.composite import combine, compose
+from diffsim.models.domain import Grid, Walls
+from diffsim.models.tools import initial_pose, pack, substep_motions
+
+
+class State(NamedTuple):
+    """Everything that a step reads and writes, in the user's order of particles.
+
+    x: position [m], (n, d). v: velocity [m/s], (n, d). C: affine velocity [1/s], (n, d, d). F: deformation gradient,
+    (n, d, d). q: internal variables, (n, k); in 2-D plastic and fluid laws keep F33 first. pose: position [m] and
+    quaternion wxyz of the tools, (T, 7). wrench: mean force [N] and torque [N m] on them over the last control step,
+    (T, 6). X: rest position [m], (n, d). volume: rest volume [m^3, in 2-D m^2], (n,). material: index into the model's
+    list, (n,). time: [s], scalar.
+    """
+
+    x: Tensor
+    v: Tensor
+    C: Tensor
+    F: Tensor
+    q: Tensor
+    pose: Tensor
+    wrench: Tensor
+    X: Tensor
+    volume: Tensor
+    material: Tensor
+    time: Tensor
+
+
+class MPM(nn.Module):
+    """One control step of explicit symplectic Euler MPM (Hu et al. 2018, Jiang et al. 2015).
+
+    Args:
+        grid: the box.
+        materials: ``ds.Material`` list that ``State.material`` points into.
+        dt: substep [s].
+        substeps: substeps per control step.
+        gravity: acceleration [m/s^2], d numbers, a tensor or a parameter.
+        walls: of the box.
+        tools: kinematic bodies, moved by the controls.
+        body_force: callable (X, t) -> acceleration [m/s^2], (n, d); evaluated at the start of each control step.
+
+    Raises:
+        SceneError: an option that does not fit; each message names it.
+    """
+
+    def __init__(
+        self,
+        grid: Grid,
+        materials: Sequence,
+        *,
+        dt: float,
+        substeps: int = 1,
+        gravity=None,
+        walls: Walls | None = None,
+        tools: Sequence = (),
+        body_force: Callable | None = None,
+    ):
+        super().__init__()
+        if not (dt > 0 and math.isfinite(dt)):
+            raise SceneError(f"MPM: dt={dt!r}; give a positive time step in seconds")
+        if int(substeps) != substeps or substeps < 1:
+            raise SceneError(f"MPM: substeps={substeps!r}; give a whole number, at least 1")
+        if not materials:
+            raise SceneError("MPM: the list of materials is empty; give at least one ds.Material")
+        self.grid, self.dt, self.substeps, self.body_force = grid, float(dt), int(substeps), body_force
+        self.materials = nn.ModuleList(materials)
+        self.walls = walls if walls is not None else Walls("slip")
+        self.tools = nn.ModuleList(tools)
+        gravity = (0.0,) * grid.dim if gravity is None else gravity
+        if not isinstance(gravity, Tensor):
+            gravity = torch.tensor([float(g) for g in gravity])
+        if gravity.shape != (grid.dim,):
+            raise SceneError(f"MPM: gravity has {gravity.numel()} numbers; the grid has {grid.dim} axes")
+        if isinstance(gravity, nn.Parameter):
+            self.gravity = gravity
+        else:
+            self.register_buffer("gravity", gravity)
+        self.trace = None  # a list that receives the branches of every substep; see diffsim.testing
+        self.fused = all(material.fused for material in materials)
+        self.laws = compose(list(materials), grid.dim) if self.fused else prescribed_laws(grid.dim)
+        sample = [material.initial(1, grid.dim).shape[1] for material in materials]
+        self.internals = max(sample)
+        self.stretch = grid.dim == 2 and self.internals > 0
+
+    @property
+    def control_size(self) -> int:
+        """Numbers per tool in a control: 7 when any tool takes poses, else 6."""
+        return 7 if any(tool.mode == "pose" for tool in self.tools) else 6
+
+    def initial_state(self, x, v=0.0, *, volume, material=0, F=None, C=None) -> State:
+        """A state from positions; F is the identity and C zero unless given.
+
+        Args:
+            x: (n, d) [m]. v: a number, (d,) or (n, d) [m/s]. volume: a number or (n,) [m^3]. material: an index or (n,).
+
+        Raises:
+            DataError: shapes that do not fit, values that are not finite, particles outside the grid.
+        """
+        dim, dtype, device = self.grid.dim, context.dtype, context.tensor_device
+        if not context.ready:
+            raise SceneError("the engine is not initialized: call diffsim.init(device=..., precision=...) first")
+        x = torch.as_tensor(x).to(device, dtype)
+        if x.dim() != 2 or x.shape[1] != dim or not len(x):
+            raise DataError(f"initial_state: x has shape {tuple(x.shape)}; the grid needs (n, {dim})")
+        count = x.shape[0]
+
+        def full(value, shape, name):
+            value = torch.as_tensor(value).to(device, dtype)
+            try:
+                value = value.expand(shape)
+            except RuntimeError:
+                raise DataError(f"initial_state: {name} has shape {tuple(value.shape)}; expected {shape}") from None
+            if not torch.isfinite(value).all():
+                raise DataError(f"initial_state: {name} is not finite at particle {_first_bad(value)}")
+            return value.contiguous()
+
+        v = full(v, (count, dim), "v")
+        volume = full(volume, (count,), "volume")
+        if not (volume > 0).all():
+            raise DataError(f"initial_state: volume of particle {int((volume <= 0).nonzero()[0])} is not positive")
+        material = torch.as_tensor(material, device=device).expand(count).to(torch.int64).contiguous()
+        if material.min() < 0 or material.max() >= len(self.materials):
+            raise DataError(f"initial_state: material indices go up to {len(self.materials) - 1}")
+        F = full(torch.eye(dim) if F is None else F, (count, dim, dim), "F")
+        C = full(torch.zeros(dim, dim) if C is None else C, (count, dim, dim), "C")
+        if not torch.isfinite(x).all():
+            raise DataError(f"initial_state: x is not finite at particle {_first_bad(x)}")
+        outside = ~self.inside(x)
+        if outside.any():
+            p = int(outside.nonzero()[0])
+            raise DataError(
+                f"initial_state: particle {p} at {tuple(round(c, 6) for c in x[p].tolist())} is outside the grid "
+                f"(half a cell inside {self.grid.origin} .. {self.grid.upper}); {int(outside.sum())} are: move the body or "
+                "enlarge the grid"
+            )
+        q = torch.zeros(count, self.internals, dtype=dtype, device=device)
+        if self.stretch:
+            q[:, 0] = 1.0
+        for index, part in enumerate(self.materials):
+            chosen = (material == index).nonzero().flatten()
+            own = part.initial(len(chosen), dim).to(device, dtype)
+            q[chosen, : own.shape[1]] = own
+        pose = initial_pose(self.tools).to(device, dtype) if len(self.tools) else x.new_zeros(0, 7)
+        time = torch.zeros((), dtype=torch.float64)
+        return State(x, v, C, F, q, pose, x.new_zeros(len(self.tools), 6), x, volume, material, time)
+
+    def inside(self, x: Tensor) -> Tensor:
+        """Whether the support of each position lies inside the grid, (n,)."""
+        low = x.new_tensor(self.grid.origin) + 0.5 * self.grid.dx
+        high = x.new_tensor(self.grid.upper) - 0.5 * self.grid.dx
+        return ((x >= low) & (x < high)).all(1)
+
+    def forward(self, state: State, control: Tensor | None = None, *, store: bool = False) -> State:
+        """One control step.
+
+        Args:
+            state: at the start.
+            control: (T, 6) world linear and angular velocity [m/s, rad/s] of the tools, or (T, 7) poses at the end of
+                the step; None leaves them at rest.
+            store: keep the substep states for backward instead of recomputing them; the gradient is bitwise the same.
+
+        Raises:
+            SimulationError: a particle that left the grid, moved more than a cell, inverted or is not finite.
+        """
+        motion, pose = self._motion(state.pose, control)
+        if self.fused:
+            state = self._substeps(state, motion, *self._theta(state), self.substeps, store)
+        else:
+            state = self._evaluated_in_torch(state, motion)
+        return state._replace(pose=pose)
+
+    def _evaluated_in_torch(self, state, motion):
+        """The same chain with laws that are torch modules: P(F), one substep at that stress, return map."""
+        wrench = torch.zeros_like(state.wrench)
+        density = self._density(state)
+        members = [(state.material == i).nonzero().flatten() for i in range(len(self.materials))]
+        for s in range(self.substeps):
+            P = torch.zeros_like(state.F)
+            for material, index in zip(self.materials, members, strict=True):
+                F, q, C = state.F[index], state.q[index], state.C[index]
+                P = P.index_copy(0, index, material.elastic.stress(F, q, C).to(P.dtype))
+            theta = torch.cat([P.flatten(1), density[:, None]], 1).contiguous()
+            rows = torch.arange(len(P), device=P.device)
+            moved = self._substeps(state._replace(q=state.q[:, :0]), motion[s : s + 1], theta, rows, 1, True)
+            wrench = wrench + moved.wrench / self.substeps
+            F, q = moved.F, state.q
+            for material, index in zip(self.materials, members, strict=True):
+                law = material.elastic if material.plastic is None else material.plastic
+                if len(index) and hasattr(law, "update"):
+                    F_m, q_m = law.update(moved.F[index], state.q[index], moved.C[index], self.dt)
+                    F = F.index_copy(0, index, F_m)
+                    if q.shape[1]:
+                        q = q.index_copy(0, index, q_m)
+            state = moved._replace(F=F, q=q)
+        return state._replace(wrench=wrench)
+
+    def _density(self, state):
+        """Density of each particle, (n,)."""
+        density = torch.zeros_like(state.volume)
+        for number, material in enumerate(self.materials):
+            value = torch.as_tensor(material.density).to(density.dtype)
+            density = torch.where(state.material == number, value, density)
+        return density
+
+    def _motion(self, pose, control):
+        if not len(self.tools):
+            if control is not None and control.numel():
+                raise SceneError(f"control has shape {tuple(control.shape)}, but the model has no tools; pass None")
+            return pose.new_zeros(self.substeps, 1, 18), pose
+        if control is not None:
+            control = control.to(context.dtype)
+        return substep_motions(list(self.tools), pose, control, self.dt, self.substeps)
+
+    def _theta(self, state):
+        """Parameters of all laws, (rows, parameters + 1) with the density last, and the row of each particle."""
+        count, rows, index, total = len(state.x), [], torch.zeros_like(state.material), 0
+        for number, material in enumerate(self.materials):
+            values = [torch.as_tensor(t, dtype=context.dtype) for t in (*material.theta(), material.density)]
+            size = max((v.numel() for v in values), default=1)
+            if size not in (1, count):
+                raise SceneError(f"material {number}: a parameter has {size} values; give one or {count}, one per particle")
+            values = [v.reshape(-1).expand(size) for v in values]
+            padding = [values[-1].new_zeros(size)] * (self.laws.parameters - len(values) + 1)
+            rows.append(torch.stack([*values[:-1], *padding, values[-1]], 1))
+            chosen = state.material == number
+            place = total if size == 1 else total + torch.arange(count, device=index.device)
+            index = torch.where(chosen, place, index)
+            total += size
+        return torch.cat(rows).contiguous(), index
+
+    def _substeps(self, state, motion, theta, rows, substeps, store):
+        dim, dtype = self.grid.dim, context.dtype
+        if len(self.tools):
+            tool_params, tool_ints, sdf = pack(list(self.tools), dtype)
+        else:
+            tool_params, sdf = theta.new_zeros(1, 16), theta.new_zeros(1)
+            tool_ints = torch.zeros(1, 8, dtype=torch.int32)
+        setting = Setting(
+            cells=self.grid.cells,
+            dx=self.grid.dx,
+            origin=self.grid.origin,
+            margin=self.walls.margin,
+            wall_kinds=tuple(self.walls.kind_codes(dim)),
+            dt=self.dt,
+            substeps=substeps,
+            laws=self.laws,
+            stretch=self.stretch and self.fused,
+            internals=state.q.shape[1],
+            rows=rows,
+            kinds=torch.tensor(self.laws.kinds, device=rows.device)[state.material]
+            if self.fused
+            else torch.zeros_like(rows),
+            tool_count=len(self.tools),
+            tool_ints=tool_ints.contiguous(),
+            sdf=sdf.contiguous(),
+            time=float(state.time),
+            store=store,
+            trace=self.trace,
+        )
+        force = self.body_force(state.X, float(state.time)).to(dtype) if self.body_force is not None else None
+        x, v, C, F, q, wrench = ControlStep.apply(
+            setting,
+            *(part.contiguous() for part in (state.x, state.v, state.C, state.F, state.q, state.volume)),
+            theta,
+            self.gravity.to(dtype),
+            force,
+            motion.contiguous(),
+            tool_params.contiguous(),
+            self.walls.friction(dim, dtype),
+        )
+        time = state.time + substeps * self.dt
+        return state._replace(x=x, v=v, C=C, F=F, q=q, wrench=wrench, time=time)
+
+
+def prescribed_laws(dim):
+    return combine(((prescribed.functions(dim), None),))
+
+
+def _first_bad(value):
+    return int((~torch.isfinite(value)).nonzero()[0][0])

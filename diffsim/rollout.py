@@ -1,0 +1,242 @@
+"""Rollouts: a chain of control steps whose gradient fits a given memory.
+
+A control step stores its input and recomputes its substeps in backward. When the inputs of all steps do not fit, the
+chain is checkpointed binomially (Griewank and Walther 2000, Algorithm 799: revolve): with c stored states and every step
+run at most r times again, C(c + r, c) steps are within reach. The graph is the same in all cases, and so is every sum,
+so the gradients are bitwise equal.
+"""
+
+import math
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from diffsim.errors import SceneError, SimulationError
+from diffsim.kernels.tiles import NODES
+
+UNITS = {"": 1, "b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+
+
+class Trajectory:
+    """Frames of a rollout, the initial one included; every tensor carries gradients.
+
+    x, v: (frames, n, d) [m, m/s]. C, F: (frames, n, d, d). q: (frames, n, k). pose: (frames, T, 7). wrench: (frames, T, 6)
+    [N, N m]. times: (frames,) [s]. path[i] is a State.
+    """
+
+    def __init__(self, model, states):
+        self.model, self.states = model, list(states)
+
+    def __len__(self):
+        return len(self.states)
+
+    def __getitem__(self, index):
+        return self.states[index]
+
+    def __iter__(self):
+        return iter(self.states)
+
+    def _stack(self, name):
+        return torch.stack([getattr(state, name) for state in self.states])
+
+    x = property(lambda self: self._stack("x"))
+    v = property(lambda self: self._stack("v"))
+    C = property(lambda self: self._stack("C"))
+    F = property(lambda self: self._stack("F"))
+    q = property(lambda self: self._stack("q"))
+    pose = property(lambda self: self._stack("pose"))
+    wrench = property(lambda self: self._stack("wrench"))
+    times = property(lambda self: self._stack("time"))
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a differentiated rollout will take: bytes, stored states, and how often the busiest step runs forward."""
+
+    particles: int
+    steps: int
+    substeps: int
+    state_bytes: int
+    work_bytes: int
+    snapshots: int
+    repetitions: int
+    store_substeps: bool
+    peak_bytes: int
+
+    def __str__(self):
+        how = (
+            "substep states stored"
+            if self.store_substeps
+            else "step states stored"
+            if self.snapshots >= self.steps
+            else f"{self.snapshots} states stored, steps recomputed up to {self.repetitions} times"
+        )
+        return (
+            f"{self.particles:,} particles x {self.steps} steps x {self.substeps} substeps: "
+            f"about {self.peak_bytes / 2**20:,.0f} MiB for the gradient ({how})"
+        )
+
+
+def parse_memory(memory) -> int:
+    """Bytes from a number or a text such as "512MiB" or "2 GB"."""
+    if isinstance(memory, int | float) and memory > 0:
+        return int(memory)
+    match = re.fullmatch(r"\s*([0-9.]+)\s*([a-zA-Z]*)\s*", str(memory))
+    if not match or match[2].lower() not in UNITS or float(match[1]) <= 0:
+        raise SceneError(f"memory={memory!r} is not understood; write for example '2GiB' or '500MB'")
+    return int(float(match[1]) * UNITS[match[2].lower()])
+
+
+def estimate(model, state, steps: int, *, every: int = 1, memory="2GiB") -> Estimate:
+    """Plan the gradient of a rollout within ``memory``.
+
+    Raises:
+        SceneError: not even two stored states fit.
+    """
+    budget, count = parse_memory(memory), len(state.x)
+    fields = (state.x, state.v, state.C, state.F, state.q)
+    state_bytes = sum(t[0].numel() * t.element_size() for t in fields) * count
+    item, dim, substeps = state.x.element_size(), state.x.shape[1], model.substeps
+    # a tile holds 4^d cells; loosely filled ones bound the count by the particles themselves
+    per_tile = max(1, int(0.5 * 4**dim * (state.volume.reciprocal().median().item() * model.grid.dx**dim)))
+    nodes = math.ceil(count / per_tile) * NODES**dim * (dim + 1) * item * 3
+    # in backward: the substep states, three gradients, particle properties and labels, nodes
+    work = (substeps + 5) * state_bytes + count * (6 * item + 40) + nodes
+    frames = (steps // every + 1) * state_bytes if every < steps else 2 * state_bytes
+    left = budget - work - frames
+    store = left >= steps * (substeps + 1) * state_bytes
+    snapshots = steps if left >= steps * state_bytes else int(left // state_bytes)
+    if snapshots < 2 and steps > 2:
+        need = work + frames + 3 * state_bytes
+        raise SceneError(
+            f"memory={memory!r} is too little for the gradient of {count:,} particles: give at least "
+            f"{need / 2**20:,.0f} MiB, record fewer frames (every=), or use fewer substeps per control step"
+        )
+    kept = steps * (substeps + 1) if store else min(steps, snapshots)
+    peak = work + frames + kept * state_bytes
+    return Estimate(
+        count, steps, substeps, state_bytes, work, snapshots, repetitions(steps, snapshots), store, int(peak)
+    )
+
+
+def repetitions(steps: int, snapshots: int) -> int:
+    """Least r with C(snapshots + r, snapshots) >= steps."""
+    if snapshots >= steps:
+        return 1
+    r = 1
+    while math.comb(snapshots + r, snapshots) < steps:
+        r += 1
+    return r
+
+
+def split(steps: int, snapshots: int) -> int:
+    """Length of the first part: it is run again with as many snapshots, the rest with one less."""
+    r = repetitions(steps, snapshots)
+    rest = math.comb(snapshots + r - 1, snapshots - 1)
+    return min(max(1, steps - rest), math.comb(snapshots + r - 1, snapshots))
+
+
+def needs_gradient(model, state, controls) -> bool:
+    tensors = [t for t in state if isinstance(t, Tensor)]
+    if isinstance(controls, Tensor):
+        tensors.append(controls)
+    elif isinstance(controls, torch.nn.Module):
+        tensors += controls.parameters()
+    elif controls is not None:
+        return torch.is_grad_enabled()  # a plain function may close over anything
+    return torch.is_grad_enabled() and any(t.requires_grad for t in (*tensors, *model.parameters()))
+
+
+def rollout(
+    model,
+    state,
+    controls: Tensor | Callable | None = None,
+    steps: int | None = None,
+    *,
+    every: int = 1,
+    memory="2GiB",
+    progress: Callable | None = None,
+) -> Trajectory:
+    """Run ``steps`` control steps.
+
+    Args:
+        model: maps (state, control) to the next state.
+        state: at the start.
+        controls: (steps, T, 6 or 7), or a policy (state, step) -> control, or None.
+        steps: their number; that of the controls unless given.
+        every: frames are kept every so many steps, the initial one always: steps // every + 1 of them.
+        memory: for the gradient, bytes or a text such as "2GiB".
+        progress: called with the number of steps done, in the first forward run only.
+
+    Returns:
+        Trajectory.
+
+    Raises:
+        SceneError: options that do not fit, or too little memory.
+        SimulationError: from the model; its ``state`` is the last good one.
+    """
+    if isinstance(controls, Tensor):
+        if controls.dim() != 3:
+            raise SceneError(f"controls have shape {tuple(controls.shape)}; expected (steps, tools, 6 or 7)")
+        steps = len(controls) if steps is None else steps
+        if len(controls) < steps:
+            raise SceneError(f"controls are given for {len(controls)} steps, but steps={steps}")
+        bad = ~torch.isfinite(controls.detach()).flatten(1).all(1)
+        if bad.any():
+            raise SceneError(f"controls are not finite at step {int(bad.nonzero()[0])}; check how they are made")
+    if steps is None or steps < 0 or int(steps) != steps:
+        raise SceneError(f"steps={steps!r}; give a whole number of control steps")
+    if int(every) != every or every < 1:
+        raise SceneError(f"every={every!r}; give a whole number, at least 1")
+
+    differentiate = needs_gradient(model, state, controls)
+    plan = estimate(model, state, steps, every=every, memory=memory) if differentiate and steps else None
+    if plan is not None and plan.repetitions > 1:
+        print(plan, file=sys.stderr)
+    options = {"store": True} if plan is not None and plan.store_substeps else {}
+    done = 0
+
+    def step(state, number):
+        nonlocal done
+        if callable(controls):
+            control = controls(state, number)
+        else:
+            control = None if controls is None else controls[number]
+        try:
+            after = model(state, control, **options)
+        except SimulationError as error:
+            error.step, error.state = number, state
+            raise
+        if number >= done:  # not again while recomputing
+            done = number + 1
+            if progress is not None:
+                progress(done)
+        return after
+
+    def run(state, first, count, snapshots):
+        """States after steps first .. first + count - 1 that are frames, and the last one."""
+        if count <= snapshots or count == 1:
+            frames = []
+            for number in range(first, first + count):
+                state = step(state, number)
+                if (number + 1) % every == 0:
+                    frames.append(state)
+            return state, frames
+        part = split(count, snapshots)
+
+        def again(*fields):
+            last, frames = run(type(state)(*fields), first, part, snapshots)
+            return tuple(last), [tuple(frame) for frame in frames]
+
+        last, frames = checkpoint(again, *state, use_reentrant=False, preserve_rng_state=False)
+        middle, frames = type(state)(*last), [type(state)(*frame) for frame in frames]
+        last, more = run(middle, first + part, count - part, snapshots - 1)
+        return last, frames + more
+
+    last, frames = run(state, 0, steps, plan.snapshots if plan is not None else max(1, steps))
+    return Trajectory(model, [state, *frames])

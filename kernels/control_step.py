@@ -1,0 +1,355 @@
+"""One control step of MPM, S substeps at constant controls, as a differentiable operator on torch tensors.
+
+Forward sorts the particles into tiles from the user's order, keeps them sorted during the substeps and puts them back.
+Backward recomputes the substep states from the step's input (or takes them from ``store``) and runs the adjoints of
+substep.py in reverse. Sorting is a permutation: its adjoint is the inverse permutation.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from torch.autograd.function import once_differentiable
+
+from diffsim.errors import GradientError, SimulationError
+from diffsim.kernels.arrays import context, launch
+from diffsim.kernels.grid import TOOL_GRADIENTS
+from diffsim.kernels.substep import (
+    FLAGS,
+    INVERTED,
+    NOT_FINITE,
+    OUTSIDE,
+    SORT,
+    TOO_FAST,
+    TRACES,
+    substep_adjoint,
+    substep_forward,
+)
+from diffsim.kernels.tiles import CELLS, CHUNK, NODES, Tiles, ordered_sum, reduce_rows, sort
+
+NONE = torch.iinfo(torch.int32).max  # no particle in trouble
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What of a control step is not differentiated.
+
+    cells, dx, origin, margin, wall_kinds: the box. dt: substep [s]. substeps: their number. laws: from
+    materials.composite. stretch, internals: whether q starts with F33, and its columns. rows: (n,) row of theta of each
+    particle. kinds: (n,) its law. tool_ints, sdf: from tools.pack. trace: None, or a list that receives one record of
+    the branches per substep. time: at the start [s], for messages. store: keep substep states for backward.
+    """
+
+    cells: tuple
+    dx: float
+    origin: tuple
+    margin: int
+    wall_kinds: tuple
+    dt: float
+    substeps: int
+    laws: type
+    stretch: bool
+    internals: int
+    rows: torch.Tensor
+    kinds: torch.Tensor
+    tool_count: int
+    tool_ints: torch.Tensor
+    sdf: torch.Tensor
+    time: float = 0.0
+    store: bool = False
+    trace: list | None = field(default=None, compare=False)
+
+    @property
+    def dim(self):
+        return len(self.cells)
+
+    @property
+    def rate(self):
+        return 1.0 / (self.substeps * self.dt)
+
+
+_specs = {}
+
+
+def specification(setting, trace):
+    """The template argument of the kernels: one class per combination, since each instantiates them anew."""
+    atomic = context.device not in ("cpu",)
+    dim, tools = setting.dim, setting.tool_count > 0
+    key = (dim, setting.laws, setting.stretch, setting.internals, tools, trace, atomic)
+    if key not in _specs:
+        _specs[key] = type(
+            "Specification",
+            (),
+            {
+                "dim": dim,
+                "laws": setting.laws,
+                "stretch": setting.stretch,
+                "internals": setting.internals,
+                "F": 2 * dim + dim * dim,
+                "q": 2 * dim + 2 * dim * dim,
+                "tools": tools,
+                "trace": trace,
+                "atomic": atomic,
+                "stride": 1 if atomic else CHUNK,
+            },
+        )
+    return _specs[key]
+
+
+@dataclass
+class Segment:
+    """Substeps between two sortings: the order (user's index per sorted particle) and the states, first to last."""
+
+    order: torch.Tensor
+    tiles: Tiles
+    states: list
+
+
+class Workspace:
+    """The arrays of one control step that are no state: particle properties in sorted order, nodes, boundary data."""
+
+    def __init__(self, setting, particles, theta, gravity, force, motion, tool_params, friction):
+        self.setting, self.user_particles, self.theta = setting, particles, theta
+        tensors = {"dtype": context.dtype, "device": context.tensor_device}
+        integers = {"dtype": torch.int32, "device": context.tensor_device}
+        self.accel = gravity.reshape(1, -1) if force is None else gravity + force
+        self.motion, self.tool_params = motion, tool_params
+        self.boundary = torch.cat([torch.tensor(setting.origin, **tensors), friction.to(**tensors)])
+        self.layout = torch.tensor([*setting.cells, setting.margin, *setting.wall_kinds], **integers)
+        self.origin = torch.tensor(setting.origin, **tensors)
+        self.flags = torch.empty(FLAGS, **integers)
+        self.tensors, self.integers = tensors, integers
+
+    def enter(self, segment):
+        """Arrange the particles' properties and the nodes for a sorting."""
+        setting, order, tiles = self.setting, segment.order, segment.tiles
+        self.particles = self.user_particles.index_select(0, order)
+        self.labels = torch.stack([tiles.tile, setting.rows[order], setting.kinds[order]], 1).to(torch.int32)
+        self.segment_accel = self.accel if self.accel.shape[0] == 1 else self.accel.index_select(0, order)
+        self.nodes = torch.empty(tiles.tile_count * NODES**setting.dim, setting.dim + 1, **self.tensors)
+        width = max(1, 6 * setting.tool_count)
+        self.wrench = torch.zeros(tiles.owner_count, width, **self.tensors)
+        self.tiles = tiles
+
+    def common(self, s):
+        """Arguments that forward and adjoint share, by name of their group."""
+        setting, tiles = self.setting, self.tiles
+        return (
+            (self.particles, self.labels, self.theta, self.segment_accel),
+            (tiles.tile_info, tiles.owners, tiles.shares),
+            (self.motion[s], self.tool_params, setting.tool_ints, setting.sdf, self.boundary, self.layout),
+            (setting.dt, setting.dx, setting.rate),
+        )
+
+    def sort(self, packed):
+        return sort(packed[:, : self.setting.dim].contiguous(), self.origin, self.setting.cells, self.setting.dx)
+
+
+def pack(x, v, C, F, q):
+    count = x.shape[0]
+    return torch.cat([x, v, C.reshape(count, -1), F.reshape(count, -1), q], 1)
+
+
+def unpack(packed, dim):
+    count = packed.shape[0]
+    sizes = [dim, dim, dim * dim, dim * dim, packed.shape[1] - 2 * dim - 2 * dim * dim]
+    x, v, C, F, q = (part.contiguous() for part in packed.split(sizes, 1))
+    return x, v, C.reshape(count, dim, dim), F.reshape(count, dim, dim), q
+
+
+def check_flags(flags, segment, packed, setting, substep):
+    """Raise SimulationError for the first particle in trouble; flags are those of the substep just made."""
+    troubles = (
+        (NOT_FINITE, "is not finite", "look for a NaN in the controls or a time step that is too large"),
+        (OUTSIDE, "left the grid", "enlarge the grid, add walls, or slow it down"),
+        (TOO_FAST, "moved more than one cell in a substep", "use a smaller dt or more substeps"),
+        (INVERTED, "has det F <= 0", "use a smaller dt, a stiffer law, or slower tools"),
+    )
+    for which, what, remedy in troubles:
+        if flags[which] != NONE:
+            sorted_index = flags[which]
+            particle = int(segment.order[sorted_index])
+            where = ", ".join(f"{value:.6g}" for value in packed[sorted_index, : setting.dim].tolist())
+            step = round(setting.time / (setting.dt * setting.substeps))
+            raise SimulationError(
+                f"particle {particle} at ({where}) {what} in substep {substep} of control step {step} "
+                f"(t = {setting.time + substep * setting.dt:.6g} s): {remedy}",
+                step=step,
+                substep=substep,
+                particle=particle,
+            )
+
+
+def advance(packed, work, keep):
+    """Run the substeps. Returns the final state in the user's order, the mean wrench, and the segments if kept."""
+    setting = work.setting
+    wrench = packed.new_zeros(max(1, 6 * setting.tool_count))
+    spec = specification(setting, setting.trace is not None)
+    trace = torch.zeros(TRACES, **work.integers)
+    codes = torch.zeros(1, **work.integers)
+    segments, segment = [], None
+    state, order = packed, None
+    clean = torch.full_like(work.flags, NONE)
+    clean[SORT] = 0
+    for s in range(setting.substeps):
+        if segment is None:
+            tiles = work.sort(state)
+            step_order = tiles.order.long()
+            order = step_order if order is None else order[step_order]
+            state = state.index_select(0, step_order)
+            segment = Segment(order, tiles, [state])
+            segments.append(segment)
+            work.enter(segment)
+            spare = [torch.empty_like(state), torch.empty_like(state)]
+            if spec.trace:
+                codes = torch.zeros(work.nodes.shape[0], **work.integers)
+        after = torch.empty_like(state) if keep else spare[s % 2]
+        work.flags.copy_(clean)
+        trace.zero_()
+        particle, topology, boundary, numbers = work.common(s)
+        launch(
+            substep_forward, state, after, *particle, work.nodes, *topology, *boundary, work.wrench, work.flags, trace,
+            codes, *numbers, spec,
+        )  # fmt: skip
+        flags = work.flags.tolist()
+        if flags[NOT_FINITE:] != [NONE] * (FLAGS - 1):
+            check_flags(flags, segment, after, setting, s)
+        if setting.trace is not None:
+            setting.trace.append(trace.tolist())
+        state = after
+        if keep:
+            segment.states.append(state)
+        if flags[SORT] or s == setting.substeps - 1:
+            wrench = wrench + ordered_sum(work.wrench)
+            segment = None
+    final = torch.empty_like(state)
+    final[order] = state
+    return final, wrench, segments if keep else None
+
+
+def retreat(grad, grad_wrench, segments, work, named=False):
+    """Run the adjoints. Returns the gradients of packed state, particles, theta per particle, and boundary per substep."""
+    setting = work.setting
+    dim = setting.dim
+    spec = specification(setting, False)
+    columns = work.theta.shape[1]
+    per_particle = grad.new_zeros(grad.shape[0], 2 + dim + columns)
+    width = TOOL_GRADIENTS * setting.tool_count + 2 * dim
+    grad_boundary = grad.new_zeros(setting.substeps, width)
+    s = setting.substeps
+    for segment in reversed(segments):
+        work.enter(segment)
+        tiles = segment.tiles
+        grad_nodes, history = torch.empty_like(work.nodes), grad.new_empty(tiles.owner_count * CELLS**dim, dim + 1)
+        rows = history.shape[0] if setting.tool_count else 1
+        stages = grad.new_empty(rows, max(1, setting.tool_count * (dim + 1)))
+        parts = grad.new_empty(tiles.owner_count, width)
+        grad_after = grad.index_select(0, segment.order)
+        grad_state = torch.empty_like(grad_after)
+        sorted_particle = grad.new_zeros(per_particle.shape)
+        for i in reversed(range(len(segment.states) - 1)):
+            s -= 1
+            particle, topology, boundary, numbers = work.common(s)
+            launch(
+                substep_adjoint, segment.states[i], segment.states[i + 1], grad_after, grad_state, sorted_particle,
+                *particle, work.nodes, grad_nodes, history, stages, *topology, *boundary, work.wrench, grad_wrench,
+                parts, grad_boundary[s], *numbers, spec,
+            )  # fmt: skip
+            if named and not torch.isfinite(grad_state).all():
+                step = round(setting.time / (setting.dt * setting.substeps))
+                raise GradientError(
+                    f"the gradient is not finite from substep {s} of control step {step} backwards "
+                    f"(t = {setting.time + s * setting.dt:.6g} s): shorten the horizon or reduce dt"
+                )
+            grad_after, grad_state = grad_state, grad_after
+        grad = torch.empty_like(grad_after)
+        grad[segment.order] = grad_after
+        unsorted = torch.empty_like(sorted_particle)
+        unsorted[segment.order] = sorted_particle
+        per_particle += unsorted
+    return grad, per_particle, grad_boundary
+
+
+class ControlStep(torch.autograd.Function):
+    """(x, v, C, F, q, volume, theta, gravity, force, motion, tool_params, friction) -> (x, v, C, F, q, wrench).
+
+    theta: (rows, parameters + 1) of the laws, the density last. gravity: (d,). force: (n, d) acceleration or None.
+    motion: (S, T, 18). wrench: (T, 6) mean over the step.
+    """
+
+    @staticmethod
+    def forward(ctx, setting, x, v, C, F, q, volume, theta, gravity, force, motion, tool_params, friction):
+        work = ControlStep.workspace(setting, volume, theta, gravity, force, motion, tool_params, friction)
+        packed, wrench, segments = advance(pack(x, v, C, F, q), work, keep=setting.store)
+        kept = []
+        if segments is not None:
+            for segment in segments:
+                tiles = segment.tiles
+                kept += [segment.order, tiles.tile, tiles.tile_info, tiles.owners, tiles.shares, *segment.states]
+            ctx.lengths = [len(segment.states) for segment in segments]
+        ctx.setting = setting
+        ctx.save_for_backward(x, v, C, F, q, volume, theta, gravity, force, motion, tool_params, friction, *kept)
+        return (*unpack(packed, setting.dim), wrench[: 6 * setting.tool_count].reshape(-1, 6))
+
+    @staticmethod
+    def workspace(setting, volume, theta, gravity, force, motion, tool_params, friction):
+        mass = theta[:, -1][setting.rows] * volume
+        particles = torch.stack([mass, volume], 1)
+        return Workspace(setting, particles, theta, gravity, force, motion, tool_params, friction)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad_x, grad_v, grad_C, grad_F, grad_q, grad_wrench):
+        setting = ctx.setting
+        x, v, C, F, q, volume, theta, gravity, force, motion, tool_params, friction, *kept = ctx.saved_tensors
+        work = ControlStep.workspace(setting, volume, theta, gravity, force, motion, tool_params, friction)
+        if kept:
+            segments = []
+            for length in ctx.lengths:
+                order, tile, tile_info, owners, shares, *states = kept[: 5 + length]
+                kept = kept[5 + length :]
+                segments.append(Segment(order, Tiles(order, tile, tile_info, owners, shares), states))
+        else:
+            traced, silent = setting.trace, setting
+            if traced is not None:
+                silent = work.setting = _without_trace(setting)
+            _, _, segments = advance(pack(x, v, C, F, q), work, keep=True)
+            work.setting = silent
+        grad = pack(grad_x, grad_v, grad_C, grad_F, grad_q)
+        tools = setting.tool_count
+        grad_wrench = grad_wrench.contiguous() if tools else grad.new_zeros(1, 6)
+        if not torch.isfinite(grad).all():
+            step = round(setting.time / (setting.dt * setting.substeps))
+            raise GradientError(f"the gradient that reaches control step {step} from behind is not finite")
+        packed, per_particle, grad_boundary = retreat(grad, grad_wrench, segments, work)
+        if not (torch.isfinite(packed).all() and torch.isfinite(per_particle).all()):
+            retreat(grad, grad_wrench, segments, work, named=True)
+            raise GradientError("the gradient of a law's parameters is not finite")
+
+        dim = setting.dim
+        grad_mass, grad_volume = per_particle[:, 0], per_particle[:, 1]
+        grad_accel, grad_theta = per_particle[:, 2 : 2 + dim], per_particle[:, 2 + dim :].clone()
+        grad_theta[:, -1] = grad_mass * volume
+        grad_volume = grad_volume + grad_mass * theta[:, -1][setting.rows]
+        by_row = reduce_rows(grad_theta, setting.rows.to(torch.int32), theta.shape[0])
+        tool_part = grad_boundary[:, : TOOL_GRADIENTS * tools].reshape(setting.substeps, tools, TOOL_GRADIENTS)
+        grad_motion = grad_params = None
+        if tools:
+            grad_motion = tool_part[:, :, :18].contiguous()
+            grad_params = torch.zeros_like(tool_params)
+            grad_params[:, :2] = ordered_sum(tool_part[:, :, 18:])
+        grad_friction = ordered_sum(grad_boundary[:, TOOL_GRADIENTS * tools :])
+        return (
+            None,
+            *unpack(packed, dim),
+            grad_volume,
+            by_row,
+            ordered_sum(grad_accel),
+            grad_accel if force is not None else None,
+            grad_motion,
+            grad_params,
+            grad_friction,
+        )
+
+
+def _without_trace(setting):
+    return Setting(**{**setting.__dict__, "trace": None})

@@ -1,0 +1,225 @@
+"""The nodes' step: momentum to velocity, then tools, then walls; and its adjoint.
+
+    v_i = (m v)_i / m_i,    v_i <- tool_t(v_i) for each tool,    v_i <- wall(v_i) for each axis
+
+(contact.py has the two laws; gravity and body forces are carried by the particles, see substep.py). The reaction on a
+tool is minus the rate of change of the nodes' momentum, averaged over the control step of S substeps:
+
+    force = sum_i m_i (v_before - v_after) / (S dt),    torque = sum_i (x_i - p) x force_i
+
+The sums over nodes are kept per owner, so that their order does not depend on threads.
+``boundary`` is (origin per axis, friction per side), ``layout`` is (cells per axis, margin, wall kind per side); a side
+is 2 axis for the low and 2 axis + 1 for the high one.
+"""
+
+from diffsim.kernels.contact import apply_tool, apply_tool_vjp, apply_wall, apply_wall_vjp
+from diffsim.kernels.lang import ti
+from diffsim.kernels.tiles import CELLS, NODES
+from diffsim.kernels.transfer import local_node, with_mass, without_mass
+
+TOOL_GRADIENTS = 20  # motion (18), friction, softness
+
+# bits of a node's branch code, counted per particle by the trace
+TOUCHES_TOOL, TOUCHES_WALL, SLIDES, STICKS = 1, 2, 4, 8
+
+
+@ti.func
+def block_node(i, dim: ti.template()):
+    """Coordinates 0 .. 3 of node i of an owner's block."""
+    local = ti.Vector.zero(ti.i32, dim)
+    rest = i
+    for a in ti.static(range(dim - 1, -1, -1)):
+        local[a] = rest % CELLS
+        rest = rest // CELLS
+    return local
+
+
+@ti.func
+def copy_index(local, s: ti.template()):
+    """Coordinates of an owner's node in the s-th tile that holds it: shifted by CELLS along the set bits of s."""
+    shifted = local
+    for a in ti.static(range(local.n)):
+        if ti.static((s >> (local.n - 1 - a)) & 1):
+            shifted[a] += CELLS
+    return shifted
+
+
+@ti.func
+def collect(nodes: ti.template(), owners: ti.template(), o, local):
+    """Sum of a node over the tiles that hold it, in a fixed order."""
+    total = ti.Vector.zero(float, local.n + 1)
+    for s in ti.static(range(2**local.n)):
+        tile = owners[o, local.n + s]
+        if tile >= 0:
+            total += nodes[local_node(tile, copy_index(local, s))]
+    return total
+
+
+@ti.func
+def distribute(nodes: ti.template(), owners: ti.template(), o, local, value):
+    """Write a node to every tile that holds it."""
+    for s in ti.static(range(2**local.n)):
+        tile = owners[o, local.n + s]
+        if tile >= 0:
+            nodes[local_node(tile, copy_index(local, s))] = value
+
+
+@ti.func
+def position(node, boundary: ti.template(), dx):
+    """World position of a node."""
+    x = ti.cast(node, float) * dx
+    for a in ti.static(range(node.n)):
+        x[a] += boundary[a]
+    return x
+
+
+@ti.func
+def wall_side(node, a: ti.template(), layout: ti.template()):
+    """The side whose wall acts on this node along axis a, -1 if none."""
+    side = -1
+    if node[a] < layout[node.n]:
+        side = 2 * a
+    elif node[a] > layout[a] - layout[node.n]:
+        side = 2 * a + 1
+    return side
+
+
+@ti.func
+def row(matrix, a: ti.template()):
+    """Row a of a matrix as a vector."""
+    return ti.Vector([matrix[a, b] for b in range(matrix.m)])
+
+
+@ti.func
+def arm_cross(x, t, motion: ti.template(), vector):
+    """(x - p) x vector in 3-D for planar or spatial arguments, and the arm x - p."""
+    arm, spatial = ti.Vector.zero(float, 3), ti.Vector.zero(float, 3)
+    for a in ti.static(range(x.n)):
+        arm[a] = x[a] - motion[t, a]
+        spatial[a] = vector[a]
+    return arm.cross(spatial), arm
+
+
+@ti.func
+def node_velocity(
+    v, mass, o, node, rate, dx, motion: ti.template(), tool_params: ti.template(), tool_ints: ti.template(),
+    sdf: ti.template(), boundary: ti.template(), layout: ti.template(), parts: ti.template(), spec: ti.template(),
+):  # fmt: skip
+    """Tools, then walls, on one node; adds the tools' wrench (times rate = 1 / (S dt)) to ``parts[o]``.
+
+    Returns the velocity, its branch bits, and a number that identifies the branches taken.
+    """
+    bits, branches = 0, 0
+    if ti.static(spec.tools):
+        x = position(node, boundary, dx)
+        for t in range(tool_params.shape[0]):
+            after, code = apply_tool(t, x, v, motion, tool_params, tool_ints, sdf)
+            if code != 0:
+                force = (mass * rate) * (v - after)
+                torque, _arm = arm_cross(x, t, motion, force)
+                for a in ti.static(range(v.n)):
+                    parts[o, 6 * t + a] = parts[o, 6 * t + a] + force[a]
+                for a in ti.static(range(3)):
+                    parts[o, 6 * t + 3 + a] = parts[o, 6 * t + 3 + a] + torque[a]
+            v = after
+            if ti.static(spec.trace):
+                branches = branches * 31 + code
+                if code % 4 >= 2:
+                    bits = bits | TOUCHES_TOOL | (SLIDES if code % 4 == 2 else STICKS)
+    for a in ti.static(range(v.n)):
+        side = wall_side(node, a, layout)
+        if side >= 0:
+            after, code = apply_wall(a, 2 * (side % 2) - 1, layout[v.n + 1 + side], boundary[v.n + side], v)
+            v = after
+            if ti.static(spec.trace):
+                branches = branches * 31 + code
+                if code % 4 >= 2:
+                    bits = bits | TOUCHES_WALL | (SLIDES if code % 4 == 2 else STICKS)
+    return v, bits, branches
+
+
+@ti.func
+def node_velocity_adjoint(
+    grad, v, mass, o, i, node, rate, dx, stages: ti.template(), grad_wrench: ti.template(),
+    motion: ti.template(), tool_params: ti.template(), tool_ints: ti.template(), sdf: ti.template(),
+    boundary: ti.template(), layout: ti.template(), parts: ti.template(), spec: ti.template(),
+):  # fmt: skip
+    """Adjoint of node_velocity: grad is that of its result, v its argument, i the node's row in the scratch ``stages``.
+
+    Adds the gradients of motion, friction and softness of tool t to ``parts[o, 20 t:]`` and those of the walls' friction
+    behind them. Returns the gradients of v and of the node's mass.
+    """
+    tools = 0
+    x = position(node, boundary, dx)
+    before = v  # velocity in front of the walls
+    if ti.static(spec.tools):
+        tools = tool_params.shape[0]
+        for t in range(tools):
+            after, code = apply_tool(t, x, before, motion, tool_params, tool_ints, sdf)
+            for a in ti.static(range(v.n)):
+                stages[i, t * (v.n + 1) + a] = before[a]
+            stages[i, t * (v.n + 1) + v.n] = ti.cast(code, float)
+            before = after
+
+    walls = ti.Matrix.zero(float, v.n + 1, v.n)  # row a: velocity in front of the wall of axis a
+    for b in ti.static(range(v.n)):
+        walls[0, b] = before[b]
+    for a in ti.static(range(v.n)):
+        side = wall_side(node, a, layout)
+        after = row(walls, a)
+        if side >= 0:
+            after, _code = apply_wall(a, 2 * (side % 2) - 1, layout[v.n + 1 + side], boundary[v.n + side], after)
+        for b in ti.static(range(v.n)):
+            walls[a + 1, b] = after[b]
+    for a in ti.static(range(v.n - 1, -1, -1)):
+        side = wall_side(node, a, layout)
+        if side >= 0:
+            grad_before, grad_mu = apply_wall_vjp(
+                grad, a, 2 * (side % 2) - 1, layout[v.n + 1 + side], boundary[v.n + side], row(walls, a)
+            )
+            grad = grad_before
+            column = TOOL_GRADIENTS * tools + side
+            parts[o, column] = parts[o, column] + grad_mu
+
+    grad_mass = 0.0
+    if ti.static(spec.tools):
+        after = row(walls, 0)
+        for reverse in range(tools):
+            t = tools - 1 - reverse
+            for a in ti.static(range(v.n)):
+                before[a] = stages[i, t * (v.n + 1) + a]
+            if stages[i, t * (v.n + 1) + v.n] != 0.0:
+                force = (mass * rate) * (before - after)
+                _torque, arm = arm_cross(x, t, motion, force)
+                spatial, grad_torque = ti.Vector.zero(float, 3), ti.Vector.zero(float, 3)
+                for a in ti.static(range(v.n)):
+                    spatial[a] = force[a]
+                for a in ti.static(range(3)):
+                    grad_torque[a] = grad_wrench[t, 3 + a]
+                # torque = arm x force
+                from_torque = grad_torque.cross(arm)
+                grad_arm = spatial.cross(grad_torque)
+                grad_force = ti.Vector.zero(float, v.n)
+                for a in ti.static(range(v.n)):
+                    grad_force[a] = grad_wrench[t, a] + from_torque[a]
+                grad_mass += rate * (before - after).dot(grad_force)
+                grad_after = grad - (mass * rate) * grad_force
+                grad_before, grad_motion, grad_mu, grad_k = apply_tool_vjp(
+                    grad_after, t, x, before, motion, tool_params, tool_ints, sdf
+                )
+                grad = grad_before + (mass * rate) * grad_force
+                for a in ti.static(range(v.n)):
+                    grad_motion[a] -= grad_arm[a]
+                for c in ti.static(range(18)):
+                    column = TOOL_GRADIENTS * t + c
+                    parts[o, column] = parts[o, column] + grad_motion[c]
+                parts[o, TOOL_GRADIENTS * t + 18] = parts[o, TOOL_GRADIENTS * t + 18] + grad_mu
+                parts[o, TOOL_GRADIENTS * t + 19] = parts[o, TOOL_GRADIENTS * t + 19] + grad_k
+            after = before
+    return grad, grad_mass
+
+
+__all__ = [
+    "NODES", "TOOL_GRADIENTS", "block_node", "collect", "distribute", "node_velocity", "node_velocity_adjoint",
+    "with_mass", "without_mass",
+]  # fmt: skip

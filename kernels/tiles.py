@@ -1,0 +1,163 @@
+"""Tiles: the particles of 4^d cells, and a private copy of the 8^d nodes that they can touch.
+
+A particle touches the nodes base .. base + 2. Tile K holds, in the user's order, the particles with base in
+4K .. 4K + 3 when they were sorted. Its nodes are 4K - 1 .. 4K + 6, so a base may change by one on either side before the
+tile must be sorted anew. Each tile is summed by one thread in a fixed order into its own nodes; a node then adds up the
+at most 2^d tiles that hold it, again in a fixed order. Nothing depends on the number of threads, no atomic is
+needed, and only tiles with particles exist, so memory and time follow the occupied volume.
+
+With k = floor((i + 1) / 4), node i of the grid is held by exactly the tiles k (at local index 0 .. 3) and k - 1 (4 .. 7)
+of each axis. So the nodes are updated in blocks of 4^d that share the same 2^d tiles, the *owners*.
+
+Sorting has no derivative: it only chooses an order of summation.
+"""
+
+import itertools
+from dataclasses import dataclass
+
+import torch
+
+from diffsim.kernels.arrays import Integers, Rows, Scalars, context, launch
+from diffsim.kernels.lang import ti
+
+CELLS = 4  # cells of a tile per axis
+NODES = 8  # nodes of a tile per axis
+WORKERS = 32  # shares of the work; more than threads, so that they balance
+CHUNK = 512  # Taichi gives a CPU thread at least this many iterations of a parallel loop
+
+
+@dataclass
+class Tiles:
+    """A sorting of the particles.
+
+    order: (n,) user's index of each sorted particle. tile: (n,) its tile.
+    tile_info: (tiles + 1, 1 + d) first particle, then the first node per axis; the last row closes the list.
+    owners: (owners, d + 2^d) first node per axis, then the tiles that hold the block's nodes, -1 where there is none.
+    shares: (WORKERS + 1, 2) first tile and first owner of each worker.
+    """
+
+    order: torch.Tensor
+    tile: torch.Tensor
+    tile_info: torch.Tensor
+    owners: torch.Tensor
+    shares: torch.Tensor
+
+    @property
+    def tile_count(self):
+        return self.tile_info.shape[0] - 1
+
+    @property
+    def owner_count(self):
+        return self.owners.shape[0]
+
+
+@ti.kernel
+def count_particles(x: Rows, origin: Scalars, blocks: Integers, inv_dx: float, key: Integers, count: Integers):
+    ti.loop_config(serialize=True)
+    for p in range(x.shape[0]):
+        k = 0
+        for a in range(x.shape[1]):
+            base = ti.floor((x[p, a] - origin[a]) * inv_dx - 0.5, ti.i32)
+            k = k * blocks[a] + base // CELLS
+        key[p] = k
+        count[k] = count[k] + 1
+
+
+@ti.kernel
+def place_particles(key: Integers, position: Integers, compact: Integers, order: Integers, tile: Integers):
+    ti.loop_config(serialize=True)
+    for p in range(key.shape[0]):
+        k = key[p]
+        i = position[k]
+        position[k] = i + 1
+        order[i] = p
+        tile[i] = compact[k]
+
+
+def sort(x, origin, cells, dx):
+    """Sort particles into tiles by a stable counting sort.
+
+    Args:
+        x: (n, d) positions in the user's order, all with their support inside the grid.
+        origin: (d,) position of node 0 [m].
+        cells: d ints.
+        dx: cell size [m].
+
+    Returns:
+        Tiles; its order is a function of the positions and their order alone.
+    """
+    dim, count = x.shape[1], x.shape[0]
+    blocks = tuple(c // CELLS + 1 for c in cells)
+    integers = {"dtype": torch.int32, "device": context.tensor_device}
+    key = torch.empty(count, **integers)
+    particles = torch.zeros(torch.Size(blocks).numel(), **integers)
+    launch(count_particles, x, origin, torch.tensor(blocks, **integers), 1.0 / dx, key, particles)
+    used = torch.nonzero(particles).flatten()
+    tile_particles = particles[used]
+    first = torch.zeros(len(used) + 1, **integers)
+    torch.cumsum(tile_particles, 0, out=first[1:])
+    compact = torch.full_like(particles, -1)
+    compact[used] = torch.arange(len(used), **integers)
+    position = torch.zeros_like(particles)
+    position[used] = first[:-1]
+    order, tile = torch.empty(count, **integers), torch.empty(count, **integers)
+    launch(place_particles, key, position, compact, order, tile)
+
+    coordinates = torch.stack(torch.unravel_index(used, blocks), 1).to(torch.int32)
+    tile_info = torch.zeros(len(used) + 1, 1 + dim, **integers)
+    tile_info[:, 0] = first
+    tile_info[:-1, 1:] = coordinates * CELLS - 1
+
+    # owners lie at a tile's own block and one further on each axis: pad by one block on both sides
+    padded = tuple(b + 2 for b in blocks)
+    corners = torch.tensor(list(itertools.product((0, 1), repeat=dim)), **integers)
+    lookup = torch.full(padded, -1, **integers)
+    lookup[tuple((coordinates + 1).T.long())] = torch.arange(len(used), **integers)
+    touched = (coordinates[:, None] + 1 + corners).reshape(-1, dim)
+    mask = torch.zeros(padded, dtype=torch.bool, device=context.tensor_device)
+    mask[tuple(touched.T.long())] = True
+    owner = torch.nonzero(mask).to(torch.int32)
+    held = owner[:, None] - corners
+    owners = torch.empty(len(owner), dim + len(corners), **integers)
+    owners[:, :dim] = (owner - 1) * CELLS - 1
+    owners[:, dim:] = lookup[tuple(held.reshape(-1, dim).T.long())].reshape(len(owner), -1)
+
+    parts = torch.arange(WORKERS + 1, device=context.tensor_device)
+    shares = torch.empty(WORKERS + 1, 2, **integers)
+    shares[:, 0] = torch.searchsorted(first, parts * count // WORKERS)
+    shares[-1, 0] = len(used)
+    shares[:, 1] = parts * len(owner) // WORKERS
+    return Tiles(order, tile, tile_info, owners, shares)
+
+
+@ti.kernel
+def sum_rows(values: Rows, target: Integers, total: Rows):
+    """total[target[p]] += values[p], in the order of p, by chunks of 256 so that f32 sums stay accurate."""
+    ti.loop_config(serialize=True)
+    for j in range(values.shape[1]):
+        chunk = 0.0
+        row = target[0]
+        for p in range(values.shape[0]):
+            if target[p] != row or p % 256 == 0:
+                total[row, j] = total[row, j] + chunk
+                chunk = 0.0
+                row = target[p]
+            chunk += values[p, j]
+        total[row, j] = total[row, j] + chunk
+
+
+def reduce_rows(values, target, row_count):
+    """Sum of values (n, k) by target row (n,), the same for any number of threads (torch.sum is not)."""
+    total = values.new_zeros(row_count, values.shape[1])
+    if values.numel():
+        launch(sum_rows, values.contiguous(), target, total)
+    return total
+
+
+def ordered_sum(values):
+    """Sum over the first axis by halving: additions of whole tensors, in an order that no thread count changes."""
+    while values.shape[0] > 1:
+        half = values.shape[0] // 2
+        paired = values[:half] + values[half : 2 * half]
+        values = torch.cat([paired, values[2 * half :]]) if values.shape[0] % 2 else paired
+    return values[0]
