@@ -61,9 +61,9 @@ def annotate(image, caption=None, bar=None):
     font = _font(text)
     if caption:
         box = draw.multiline_textbbox((text, 0), caption, font=font)
-        lift = height - text - box[3]
-        draw.rounded_rectangle((box[0] - text // 2, box[1] + lift - text // 3, box[2] + text // 2, box[3] + lift + text // 3),
-                               radius=text // 3, fill=(255, 255, 255, 150))  # fmt: skip
+        lift, edge = height - text - box[3], text // 3
+        panel = (box[0] - text // 2, box[1] + lift - edge, box[2] + text // 2, box[3] + lift + edge)
+        draw.rounded_rectangle(panel, radius=edge, fill=(255, 255, 255, 150))
         draw.multiline_text((text, lift), caption, font=font, fill=INK)
     if bar is not None:
         _draw_bar(draw, picture, text, *bar)
@@ -78,7 +78,7 @@ def _draw_bar(draw, picture, text, label, low, high, colormap):
     label_width = draw.textlength(label, font=_font(text))
     right = width - text
     left = round(right - room - text // 2 - thick)
-    top = 2 * text + text // 2
+    top = 3 * text
     panel = min(left, right - label_width)
     draw.rounded_rectangle((panel - text // 2, text // 2, right + text // 2, top + long + text), radius=text // 3,
                            fill=(255, 255, 255, 150))  # fmt: skip

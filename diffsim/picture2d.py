@@ -7,7 +7,8 @@ from diffsim.overlay import draw_segments
 from diffsim.rasterizer import Primitives
 from diffsim.shading import decode
 
-PAPER, OUTSIDE, WALL, EDGE = (decode(c) for c in ((0.975, 0.978, 0.985), (0.90, 0.91, 0.925), (0.30, 0.33, 0.38), (0.22, 0.25, 0.30)))  # fmt: skip
+PAPER, OUTSIDE = decode((0.975, 0.978, 0.985)), decode((0.90, 0.91, 0.925))
+WALL, EDGE = decode((0.30, 0.33, 0.38)), decode((0.22, 0.25, 0.30))
 GROUND = decode((0.74, 0.73, 0.71))
 
 
@@ -58,7 +59,7 @@ def _draw_disks(view, image, x, radii, colors, opacity):
 
 
 def slice_mask(view, vertices, faces):
-    """Pixels inside a closed mesh's cut with the plane z = 0, shape [height, width]: crossings along each row, even-odd."""
+    """Pixels inside a closed mesh's cut with the plane z = 0, shape [height, width]: even-odd crossings of each row."""
     height = np.where(vertices[:, 2] >= 0, 1, -1)[faces]
     cut = np.flatnonzero(np.abs(height.sum(axis=1)) == 1)
     corners, side = vertices[faces[cut]], height[cut]

@@ -1,4 +1,4 @@
-"""Figures of runs: loss, curves and controls. matplotlib's objects are used directly, so no global state and no display."""
+"""Figures of runs: loss, curves and controls. matplotlib's objects are used directly: no global state, no display."""
 
 from pathlib import Path
 
@@ -143,6 +143,13 @@ def plot_controls(controls, dt, path):
         ax.set_ylabel(label)
         if tools > 1:
             ax.set_title(f"tool {tool}", loc="left", fontsize="medium")
-        ax.legend(frameon=False, ncols=len(columns), loc="upper right", fontsize="small")
+        ax.legend(
+            frameon=False,
+            ncols=len(columns),
+            loc="lower right",
+            bbox_to_anchor=(1, 0.97),
+            borderaxespad=0,
+            fontsize="small",
+        )
     axes[-1].set_xlabel("time [s]")
     return _save(figure, path)

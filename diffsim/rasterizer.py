@@ -1,8 +1,8 @@
 """Z-buffer rasterizer in numpy: spheres and triangles to one key per pixel, and keys back to surface points.
 
-A key packs the depth and the number of the primitive that is seen, ``float32 bits of z << 32 | id``. Bit patterns of positive
-floats are ordered as the floats are, so that one integer minimum per fragment is the whole depth test. Positions, normals
-and colors are worked out afterwards, once per covered pixel (deferred shading).
+A key packs the depth and the number of the primitive that is seen, ``float32 bits of z << 32 | id``. Bit patterns of
+positive floats are ordered as the floats are, so that one integer minimum per fragment is the whole depth test.
+Positions, normals and colors are worked out afterwards, once per covered pixel (deferred shading).
 """
 
 from dataclasses import dataclass
@@ -89,7 +89,7 @@ def _store(keys, pixels, depth, ids):
 
 
 def _boxes(width, height):
-    """Groups of primitives by the size of their pixel boxes, rounded up by steps of sqrt(2): (width, height, members)."""
+    """Primitives grouped by their pixel boxes, rounded up by steps of sqrt(2): (width, height, members)."""
     steps = np.ceil(2 * np.log2(np.stack([width, height], axis=1))).astype(int)
     order = np.lexsort(steps.T)
     starts = np.flatnonzero(np.any(np.diff(steps[order], axis=0, prepend=-1), axis=1))
@@ -103,8 +103,8 @@ def _boxes(width, height):
 def splat_spheres(keys, view, centers, radii, first_id=0):
     """Draw spheres as disks with the depth of the sphere.
 
-    Spheres are taken front to back in batches. One that lies behind every pixel of the tiles around it cannot be seen and is left
-    out, which drops the inside of a dense body: the work follows the visible surface.
+    Spheres are taken front to back in batches. One that lies behind every pixel of the tiles around it cannot be seen
+    and is left out, which drops the inside of a dense body: the work follows the visible surface.
 
     Args:
         keys: buffer of ``view.keys()``, changed in place.
@@ -139,14 +139,23 @@ def pixel_radii(radii, scale):
 def _maybe_visible(keys, view, column, row, size, front):
     if len(front) == 0 or view.height < TILE or view.width < TILE or np.isinf(size).any():
         return np.ones(len(front), dtype=bool)
+    # only tiles near the spheres; reduced over whole rows first, which is ten times as fast as over both axes at once
     rows, columns = view.height // TILE, view.width // TILE
-    blocks = depths(keys).reshape(view.height, view.width)[: rows * TILE, : columns * TILE]
-    farthest = blocks.reshape(rows, TILE, columns, TILE).max(axis=(1, 3))
+    top, bottom = _tile_range(row, size, rows)
+    left, right = _tile_range(column, size, columns)
+    window = keys.reshape(view.height, view.width)[top * TILE : bottom * TILE, left * TILE : right * TILE]
+    strips = window.reshape(bottom - top, TILE, -1).max(axis=1)
+    farthest = depths(strips.reshape(bottom - top, right - left, TILE).max(axis=2))
     reach = int(np.ceil(size.max() / TILE))
     farthest = ndimage.maximum_filter(farthest, size=2 * reach + 1, mode="nearest")
-    tile_row = np.clip(row.astype(int) // TILE, 0, rows - 1)
-    tile_column = np.clip(column.astype(int) // TILE, 0, columns - 1)
+    tile_row = np.clip(row.astype(int) // TILE - top, 0, bottom - top - 1)
+    tile_column = np.clip(column.astype(int) // TILE - left, 0, right - left - 1)
     return front < farthest[tile_row, tile_column]
+
+
+def _tile_range(position, size, count):
+    first = int(np.clip((position - size).min() // TILE, 0, count - 1))
+    return first, int(np.clip((position + size).max() // TILE + 1, first + 1, count))
 
 
 def _sphere_fragments(keys, view, depth, radius, column, row, size, box, ids):

@@ -2,99 +2,25 @@
 
     image = render_frame(state.x, radius=0.01, scalars=speed, colorbar="speed [m/s]", ground=0.0, domain=(low, high))
 
-Particles are shaded spheres, tools are meshes; one key light with soft shadows, sky light with ambient occlusion, and a ground
-from which depth can be read. Scenes with two coordinates are drawn flat, tools as filled slices.
+Particles are shaded spheres, tools are meshes; one key light with soft shadows, sky light with ambient occlusion, and a
+ground from which depth can be read. Scenes with two coordinates are drawn flat, tools as filled slices.
 """
 
-from dataclasses import dataclass
 from functools import lru_cache
 
-import matplotlib
 import numpy as np
 
+from diffsim.camera import Camera
+from diffsim.coloring import PALETTE, map_colors
 from diffsim.errors import DataError
 from diffsim.overlay import annotate, draw_segments
 from diffsim.picture2d import render_flat
-from diffsim.rasterizer import Primitives, View, corner_normals
-from diffsim.shading import KeyLight, ambient_occlusion, backdrop, decode, encode, shade, unit
+from diffsim.rasterizer import Primitives, corner_normals
+from diffsim.shading import GROUND_SHADE, KeyLight, ambient_occlusion, backdrop, decode, encode, shade, unit
 
-# colors of bodies (sRGB): apart in hue and in lightness, readable on the pale ground
-PALETTE = np.array([
-    (0.21, 0.48, 0.76), (0.93, 0.49, 0.19), (0.30, 0.64, 0.38), (0.80, 0.27, 0.31), (0.55, 0.43, 0.72),
-    (0.95, 0.75, 0.25), (0.25, 0.68, 0.72), (0.86, 0.51, 0.66), (0.55, 0.42, 0.34), (0.45, 0.48, 0.53),
-])  # fmt: skip
 TOOL_COLOR = (0.80, 0.81, 0.84)
 GHOST_COLOR = (0.85, 0.30, 0.55)
-GHOST_OPACITY = 0.30
-
-
-@dataclass(frozen=True)
-class Camera:
-    """Where a picture is taken from.
-
-    Attributes:
-        eye: position [m].
-        target: what is in the middle of the picture [m].
-        up: the world's upward direction.
-        fov: vertical field of view [degrees].
-        height: of what an orthographic picture shows [m]; None for perspective.
-    """
-
-    eye: tuple
-    target: tuple
-    up: tuple = (0.0, 1.0, 0.0)
-    fov: float = 35.0
-    height: float | None = None
-
-    def __post_init__(self):
-        for name in ("eye", "target", "up"):
-            object.__setattr__(self, name, tuple(float(c) for c in getattr(self, name)))
-        if any(len(getattr(self, name)) != 3 for name in ("eye", "target", "up")):
-            raise DataError("Camera: eye, target and up need three coordinates each")
-        if not np.linalg.norm(np.cross(np.subtract(self.target, self.eye), self.up)) > 0:
-            raise DataError("Camera: eye and target must differ, and up must not point along the view")
-        if not 0 < self.fov < 180:
-            raise DataError(f"Camera: fov = {self.fov} degrees; give one between 0 and 180")
-
-    @classmethod
-    def framing(cls, low, high, *, up=(0.0, 1.0, 0.0), direction=None, fov=35.0, aspect=4 / 3, margin=1.06):
-        """The camera that sees a whole box, from the front, a little from the right and above.
-
-        Args:
-            low, high: corners of the box [m]; with two coordinates the camera is orthographic.
-            direction: from the box toward the camera, in the world.
-            aspect: width over height of the picture.
-            margin: free space around the box, as a factor.
-        """
-        low, high = np.asarray(low, dtype=float), np.asarray(high, dtype=float)
-        middle, half = (low + high) / 2, (high - low) / 2
-        if len(low) == 2:
-            height = 2 * margin * max(half[1], half[0] / aspect, 1e-9)
-            return cls((*middle, height), (*middle, 0.0), height=height)
-        up = unit(np.asarray(up, dtype=float))
-        if direction is None:
-            front = np.array([0.0, 0.0, 1.0]) if abs(up[2]) < 0.9 else np.array([0.0, -1.0, 0.0])
-            direction = front + 0.5 * np.cross(up, front) + 0.42 * up
-        axes = _axes(-np.asarray(direction, dtype=float), up)
-        corners = (np.stack(np.meshgrid(*[(-1, 1)] * 3), axis=-1).reshape(-1, 3) * half) @ axes.T
-        slope = np.tan(np.radians(fov) / 2)
-        need = np.maximum(np.abs(corners[:, 0]) / aspect, np.abs(corners[:, 1])) * margin / slope - corners[:, 2]
-        return cls(middle - max(need.max(), 1e-9) * axes[2], middle, up, fov)
-
-    def view(self, width, height):
-        """The projection to an image of this size."""
-        eye, target = np.asarray(self.eye), np.asarray(self.target)
-        axes = _axes(target - eye, np.asarray(self.up))
-        distance = float(np.linalg.norm(target - eye))
-        if self.height is not None:
-            return View(eye, axes, height / self.height, width, height, 1e-3 * distance, orthographic=True)
-        return View(eye, axes, height / 2 / np.tan(np.radians(self.fov) / 2), width, height, 1e-3 * distance)
-
-
-def _axes(forward, up):
-    forward = unit(forward)
-    right = unit(np.cross(forward, up))
-    return np.stack([right, np.cross(right, forward), forward])
+GHOST_OPACITY = 0.34  # half of it where a body is in the picture
 
 
 @lru_cache(maxsize=2)
@@ -106,27 +32,9 @@ def _stage(camera, width, height, ground):
     return view, backdrop(view, up, ground, focus)
 
 
-def palette(ids):
-    """Colors (sRGB in [0, 1]) of body numbers, shape [n, 3]; they repeat after ten bodies."""
-    return PALETTE[np.asarray(ids, dtype=int) % len(PALETTE)]
-
-
-def map_colors(scalars, limits=None, colormap="viridis"):
-    """Colors (sRGB in [0, 1]) of scalars, shape [n, 3], and the limits used; gray where a scalar is not finite."""
-    scalars = np.asarray(scalars, dtype=float)
-    finite = scalars[np.isfinite(scalars)]
-    if limits is None:
-        limits = (finite.min(), finite.max()) if len(finite) else (0.0, 1.0)
-    low, high = (float(v) for v in limits)
-    share = (scalars - low) / (high - low) if high > low else np.zeros_like(scalars)
-    colors = matplotlib.colormaps[colormap](share)[:, :3]
-    colors[~np.isfinite(scalars)] = 0.5
-    return colors, (low, high)
-
-
-def render_frame(x, *, radius=None, colors=None, scalars=None, limits=None, colormap="viridis", colorbar=None, meshes=(),
-                 camera=None, size=(640, 480), ground=None, domain=None, caption=None, ghost=None, up=(0.0, 1.0, 0.0),
-                 supersampling=2, frame=None):  # fmt: skip
+def render_frame(x, *, radius=None, colors=None, scalars=None, limits=None, colormap="viridis", colorbar=None,
+                 meshes=(), camera=None, size=(640, 480), ground=None, domain=None, caption=None, ghost=None,
+                 up=(0.0, 1.0, 0.0), supersampling=2, frame=None):  # fmt: skip
     """One picture of particles and meshes.
 
     Args:
@@ -174,8 +82,9 @@ def render_frame(x, *, radius=None, colors=None, scalars=None, limits=None, colo
     else:
         linear = _render_solid(_stage(camera, width * supersampling, height * supersampling, ground), x, radii,
                                decode(colors), meshes, domain, target)  # fmt: skip
-    linear = linear.reshape(height, supersampling, width, supersampling, 3).mean(axis=(1, 3))
-    return annotate(encode(linear), caption, bar)
+    samples = linear.reshape(height, supersampling, width, supersampling, 3)
+    cells = [samples[:, i, :, j] for i in range(supersampling) for j in range(supersampling)]
+    return annotate(encode(sum(cells[1:], cells[0]) / np.float32(len(cells))), caption, bar)
 
 
 def _render_solid(stage, x, radii, colors, meshes, domain, target):
@@ -196,12 +105,11 @@ def _render_solid(stage, x, radii, colors, meshes, domain, target):
     light = None
     if len(casters.radii) or len(casters.corners):
         light = KeyLight(casters, direction, softness)
-        floor = np.flatnonzero((depth == scene.depth) & np.isfinite(depth))
-        if len(floor):
-            floor = floor[light.reaches(view, floor)] if hasattr(light, "reaches") else floor
-            shadow = light.on_ground(_unproject(view, floor, depth[floor]))
-            image[floor] *= (1 - 0.62 * shadow)[:, None]
-    image *= (0.25 + 0.75 * occlusion)[:, None]
+        if len(scene.pixels):
+            inside, shadow = light.on_ground(scene.points)
+            image[scene.pixels[inside]] *= (1 - GROUND_SHADE * shadow)[:, None]
+    near = np.flatnonzero(occlusion < 1)
+    image[near] *= (0.25 + 0.75 * occlusion[near])[:, None]
     image[body.pixels] = _lit(view, body, light, direction, scene.up, occlusion)
     if domain is not None:
         _draw_box(view, image, depth, domain)
@@ -217,7 +125,7 @@ def _render_solid(stage, x, radii, colors, meshes, domain, target):
         tint = np.broadcast_to(decode(GHOST_COLOR), (len(points), 3))
         layer = _primitives(view, points, sizes, tint, [])
         haze = layer.surface(view, layer.draw(view))
-        alpha = np.where(haze.points[:, 2] < depth[haze.pixels], GHOST_OPACITY, 0.4 * GHOST_OPACITY)
+        alpha = np.where(scene.depth[haze.pixels] == depth[haze.pixels], GHOST_OPACITY, 0.5 * GHOST_OPACITY)
         _blend(image, haze.pixels, _lit(view, haze, None, direction, scene.up, np.ones_like(occlusion)), alpha)
     return image
 
@@ -232,11 +140,6 @@ def _lit(view, surface, light, direction, up, occlusion):
 
 def _blend(image, pixels, colors, alpha):
     image[pixels] += alpha[:, None] * (colors - image[pixels])
-
-
-def _unproject(view, pixels, depth):
-    row, column = np.divmod(pixels, view.width)
-    return view.unproject(column.astype(np.float32) + np.float32(0.5), row.astype(np.float32) + np.float32(0.5), depth)
 
 
 def _primitives(view, x, radii, colors, meshes):

@@ -9,17 +9,18 @@ from functools import lru_cache
 import numpy as np
 from scipy import ndimage
 
-from diffsim.rasterizer import EMPTY, View, depths
+from diffsim.rasterizer import View, depths
 
 KEY = np.array([1.02, 0.98, 0.90], dtype=np.float32) * 0.92  # sunlight, a little warm
 SKY = np.array([0.80, 0.90, 1.05], dtype=np.float32) * 0.46
 BOUNCE = np.array([0.95, 0.90, 0.84], dtype=np.float32) * 0.24
-HORIZON = np.array([0.80, 0.83, 0.86], dtype=np.float32)
-ZENITH = np.array([0.38, 0.48, 0.60], dtype=np.float32)
-GROUND = np.array([0.56, 0.565, 0.57], dtype=np.float32)
+HORIZON = np.array([0.86, 0.885, 0.91], dtype=np.float32)
+ZENITH = np.array([0.36, 0.48, 0.63], dtype=np.float32)
+GROUND = np.array([0.63, 0.635, 0.64], dtype=np.float32)
+BRIGHTEST, SHOULDER = 2.0, 0.8  # linear
 SHADOW_MAP = 512  # pixels
-GROUND_SHADE = 0.72  # share of the ground's light that a full shadow takes away
-BLURS = (1.5, 4.0, 10.0)  # pixels of the shadow map: from contact to the widest penumbra
+GROUND_SHADE = 0.62  # share of the ground's light that a full shadow takes away
+BLURS = (1.5, 4.0, 10.7)  # pixels of the shadow map: from contact to the widest penumbra
 TAPS = 10  # samples per pixel of shadows on bodies
 
 
@@ -31,14 +32,18 @@ def decode(srgb):
 
 @lru_cache(maxsize=1)
 def _encoding():
-    x = np.arange(4096) / 4095
+    x = np.arange(4096) / 4095 * BRIGHTEST
+    # a shoulder: what is brighter than SHOULDER fades into white and keeps its shape
+    x = np.where(x < SHOULDER, x, SHOULDER + (1 - SHOULDER) * (1 - np.exp(-(x - SHOULDER) / (1 - SHOULDER))))
     x = np.where(x <= 0.0031308, 12.92 * x, 1.055 * x ** (1 / 2.4) - 0.055)
     return np.round(255 * x).astype(np.uint8)
 
 
 def encode(linear):
     """Linear RGB to sRGB bytes."""
-    return _encoding()[(np.clip(linear, 0, 1) * np.float32(4095) + np.float32(0.5)).astype(np.uint16)]
+    return _encoding()[
+        (np.clip(linear, 0, BRIGHTEST) * np.float32(4095 / BRIGHTEST) + np.float32(0.5)).astype(np.uint16)
+    ]
 
 
 def unit(v):
@@ -53,11 +58,14 @@ class Backdrop:
     Attributes:
         colors: shape [height * width, 3].
         depth: of the ground [m], infinite where there is none, shape [height * width].
+        pixels, points: pixels of the ground near the focus, and their view coordinates [m], shape [k, 3].
         up: the world's upward direction in view coordinates, shape [3].
     """
 
     colors: np.ndarray
     depth: np.ndarray
+    pixels: np.ndarray
+    points: np.ndarray
     up: np.ndarray
 
 
@@ -76,17 +84,20 @@ def backdrop(view, up, ground, focus):
     height = (row / view.height)[:, None]
     if ground is None:
         colors = HORIZON + (ZENITH - HORIZON) * (0.55 * (1 - height) ** 1.5)
-        return Backdrop(colors.astype(np.float32), np.full(len(row), np.float32(np.inf)), up_view)
+        nothing = np.full(len(row), np.float32(np.inf))
+        return Backdrop(colors.astype(np.float32), nothing, np.empty(0, dtype=int), ray[:0], up_view)
     slope = (ray @ up_view if not view.orthographic else ray[:, :2] @ up_view[:2]).astype(np.float32)
     colors = HORIZON + (ZENITH - HORIZON) * np.clip(1.6 * slope, 0, 1)[:, None] ** 0.8
     above = float(view.eye @ up) - ground
     with np.errstate(divide="ignore"):
         depth = -(above + slope) / up_view[2] if view.orthographic else -above / slope
     hit = np.flatnonzero((depth > view.near) & (depth < 60 * focus))
-    points = view.unproject(column[hit], row[hit], depth[hit]) @ view.axes.astype(np.float32) + view.eye
+    local = view.unproject(column[hit], row[hit], depth[hit])
+    points = local @ view.axes.astype(np.float32) + view.eye
     side = unit(np.cross(up, np.array([0.0, 0.0, 1.0]) if abs(up[2]) < 0.9 else np.array([0.0, 1.0, 0.0])))
     along = np.stack([points @ side, points @ np.cross(side, up)], axis=1) / _nice(focus / 14)
-    far = np.clip((np.linalg.norm(points - (view.eye + focus * view.axes[2]), axis=1) / focus - 0.25) / 2.2, 0, 1)
+    away = np.linalg.norm(points - (view.eye + focus * view.axes[2]), axis=1) / focus
+    far = np.clip((away - 0.25) / 2.2, 0, 1)
     fade = (1 - far * far * (3 - 2 * far))[:, None]
     checker = (np.floor(along).sum(axis=1) % 2)[:, None]
     line = np.abs(along - np.round(along)).min(axis=1)[:, None] < 0.012
@@ -94,7 +105,8 @@ def backdrop(view, up, ground, focus):
     colors[hit] = HORIZON + (tone - HORIZON) * fade
     ground_depth = np.full(len(row), np.float32(np.inf))
     ground_depth[hit] = depth[hit]
-    return Backdrop(colors.astype(np.float32), ground_depth, up_view)
+    near = away < 2.5
+    return Backdrop(colors.astype(np.float32), ground_depth, hit[near], local[near], up_view)
 
 
 def _nice(length):
@@ -104,7 +116,7 @@ def _nice(length):
 
 
 def _bounds(centers, radii, corners):
-    """Box of all casters; meshes count to three times the particles' size, so that a half-space leaves them their pixels."""
+    """Box of all casters; of meshes no more than three times the particles' size, for a half-space is a mesh too."""
     low = np.concatenate([centers - radii[:, None], corners]).min(axis=0)
     high = np.concatenate([centers + radii[:, None], corners]).max(axis=0)
     if len(centers) == 0:
@@ -140,16 +152,14 @@ class KeyLight:
             centers=self.view.coordinates(centers),
             corners=np.concatenate([self.view.coordinates(corners), corners], axis=2),
         )
-        keys = moved.draw(self.view)
-        self.depth = depths(keys).reshape(SHADOW_MAP, SHADOW_MAP)
-        self.covered = (keys != EMPTY).reshape(SHADOW_MAP, SHADOW_MAP).astype(np.float32)
+        self.depth = depths(moved.draw(self.view)).reshape(SHADOW_MAP, SHADOW_MAP)
 
     def _look_up(self, points):
         column, row, _ = self.view.screen(local := self.view.coordinates(points @ self.axes.T))
         return column, row, local[:, 2]
 
     def on_bodies(self, points, normals, pixels):
-        """Share of the light that reaches points on bodies, shape [n]: percentage-closer filtering with turned samples."""
+        """Share of the light that reaches points on bodies, shape [n]: percentage-closer filtering, turned samples."""
         column, row, depth = self._look_up(points + (1.2 * self.softness) * normals)
         depth = depth - np.float32(1.0 * self.softness)
         radius = 2.0 * max(self.softness * self.view.focal, 1.0)
@@ -168,30 +178,53 @@ class KeyLight:
         return lit / TAPS
 
     def on_ground(self, points):
-        """Share of the light that is kept from points below all bodies, shape [n].
+        """Where a shadow may fall among points below all bodies, and the share of the light that is kept from there.
 
         The bodies' outline seen from the light, blurred: the farther the blocker, the wider the blur.
-        """
-        column, row, depth = self._look_up(points)
-        levels = np.stack([ndimage.gaussian_filter(self.covered, s, mode="constant", truncate=2.5) for s in BLURS])
-        blocker = ndimage.gaussian_filter(np.where(self.covered > 0, self.depth, 0), BLURS[-1], truncate=2.5)
-        blocker /= np.maximum(ndimage.gaussian_filter(self.covered, BLURS[-1], truncate=2.5), 1e-6)
-        x, y = np.clip(column - 0.5, 0, SHADOW_MAP - 1.001), np.clip(row - 0.5, 0, SHADOW_MAP - 1.001)
-        corner = y.astype(np.int32) * SHADOW_MAP + x.astype(np.int32)
-        gap = np.maximum(depth - blocker.ravel()[corner], 0) * self.view.focal
-        level = np.clip(np.log2(np.maximum(0.10 * gap, 1e-6) / BLURS[0]) / np.log2(BLURS[1] / BLURS[0]), 0, 1.999)
-        below = level.astype(np.int32)
-        return _lerp(self._bilinear(levels, below, x, y), self._bilinear(levels, below + 1, x, y), level - below) * (
-            (np.abs(column / SHADOW_MAP - 0.5) < 0.5) & (np.abs(row / SHADOW_MAP - 0.5) < 0.5)
-        )
 
-    @staticmethod
-    def _bilinear(levels, level, x, y):
+        Args:
+            points: in coordinates of the primitives [m], shape [n, 3].
+
+        Returns:
+            Indices into the points, shape [k], and shares, shape [k].
+        """
+        # column and row first, for most of the ground lies outside the shadow map
+        side, focal = SHADOW_MAP // 2, np.float32(self.view.focal / 2)
+        x = points @ (self.axes[0] * focal) + np.float32(side / 2 - 0.5 - focal * self.view.eye[0])
+        y = points @ (self.axes[1] * -focal) + np.float32(side / 2 - 0.5 + focal * self.view.eye[1])
+        inside = np.flatnonzero((x >= 0) & (x < side - 1) & (y >= 0) & (y < side - 1))
+        x, y = x[inside], y[inside]
         column, row = x.astype(np.int32), y.astype(np.int32)
-        u, v = x - column, y - row
-        flat, corner = levels.ravel(), (level * SHADOW_MAP + row) * SHADOW_MAP + column
-        upper = _lerp(flat[corner], flat[corner + 1], u)
-        return _lerp(upper, _lerp(flat[corner + SHADOW_MAP], flat[corner + SHADOW_MAP + 1], u), v)
+        corner, u, v = row * side + column, x - column, y - row
+
+        # at half the resolution: a shadow on the ground is soft
+        covered = np.isfinite(self.depth).astype(np.float32)
+        levels = [_blur(_halved(covered), size / 2) for size in BLURS]
+        blocker = _blur(_halved(np.where(covered > 0, self.depth, 0)), BLURS[-1] / 2) / np.maximum(levels[-1], 1e-6)
+        depth = points[inside] @ self.axes[2] - np.float32(self.view.eye[2])
+        gap = np.maximum(depth - blocker.ravel()[corner], 0) * np.float32(self.view.focal)
+        step = np.log2(BLURS[1] / BLURS[0])
+        level = np.clip(np.log2(np.maximum(0.10 * gap, 1e-6) / BLURS[0]) / step, 0, len(BLURS) - 1.001)
+        flat = np.stack(levels).ravel()
+        lower = corner + level.astype(np.int32) * side**2
+        fine, coarse = (_bilinear(flat, at, side, u, v) for at in (lower, lower + side**2))
+        return inside, _lerp(fine, coarse, level % 1)
+
+
+def _halved(image):
+    return (image[::2, ::2] + image[1::2, ::2] + image[::2, 1::2] + image[1::2, 1::2]) / 4
+
+
+def _blur(image, sigma):
+    """Close to a Gaussian of this standard deviation [pixels]: two box filters, whose cost does not grow with it."""
+    size = max(2, round(2.45 * sigma))
+    once = ndimage.uniform_filter(image, size, mode="constant")
+    return ndimage.uniform_filter(once, size, mode="constant", origin=-1 if size % 2 == 0 else 0)
+
+
+def _bilinear(flat, corner, side, u, v):
+    upper = _lerp(flat[corner], flat[corner + 1], u)
+    return _lerp(upper, _lerp(flat[corner + side], flat[corner + side + 1], u), v)
 
 
 def _lerp(a, b, share):

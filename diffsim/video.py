@@ -12,17 +12,15 @@ from pathlib import Path
 
 import imageio_ffmpeg
 import numpy as np
-import torch
 from PIL import Image
 
+from diffsim.camera import Camera
+from diffsim.coloring import COLORMAPS, LABELS, as_array, color_limits, palette, scalar_of
 from diffsim.errors import DataError
-from diffsim.render import TOOL_COLOR, Camera, palette, render_frame
+from diffsim.render import TOOL_COLOR, render_frame
 from diffsim.runs import atomic_write
 
-LABELS = {"speed": "speed [m/s]", "pressure": "pressure [Pa]", "plastic": "internal variable"}
-COLORMAPS = {"pressure": "coolwarm"}
 FILL = {2: 1.25, 3: 1.0}  # disks reach over the corners of their squares, so that a filled body has no gaps
-RANGE = (0.5, 99.5)  # percentiles over all frames: a single stray particle must not flatten the colors
 
 
 def write_png(path, image):
@@ -80,10 +78,10 @@ def _encode(path, temporary, images, fps):
             raise DataError(f"{path}: ffmpeg failed: {words[-1]}; check the disk and the size of the pictures")
 
 
-def render_trajectory(frames, tools=None, *, model=None, color="body", camera=None, radius=None, limits=None, colormap=None,
-                      bodies=None, size=(640, 480), fps=30, out="video.mp4", png_frames=False, every=1, caption=None,
-                      ghost=None, ground="auto", domain="auto", up=None, tool_opacity=1.0, supersampling=2,
-                      progress=None):  # fmt: skip
+def render_trajectory(frames, tools=None, *, model=None, color="body", camera=None, radius=None, limits=None,
+                      colormap=None, bodies=None, size=(640, 480), fps=30, out="video.mp4", png_frames=False, every=1,
+                      caption=None, ghost=None, ground="auto", domain="auto", up=None, tool_opacity=1.0,
+                      supersampling=2, progress=None):  # fmt: skip
     """Render states to a video, and to PNG files when asked.
 
     Args:
@@ -130,11 +128,11 @@ def render_trajectory(frames, tools=None, *, model=None, color="body", camera=No
         ground = None if domain is None or dim == 2 else float(np.dot(_lower(domain, up), up))
     radius = _radius(first) if radius is None else radius
     meshes = [_tool_mesh(tool, tool_opacity) for tool in tools]
-    scalar = None if color == "body" else _scalar(color, model)
+    scalar = None if color == "body" else scalar_of(color, model)
     if scalar is not None and limits is None:
-        limits = _limits([scalar(frames[i]) for i in picked], symmetric=color == "pressure")
+        limits = color_limits([scalar(frames[i]) for i in picked], symmetric=color == "pressure")
     camera = _camera(camera, [frames[i] for i in picked], meshes, domain, up, size)
-    colors = palette(_array(bodies if bodies is not None else getattr(first, "material", np.zeros(len(first.x)))))
+    colors = palette(as_array(bodies if bodies is not None else getattr(first, "material", np.zeros(len(first.x)))))
     label = LABELS.get(color, color if isinstance(color, str) else "") if scalar is not None else None
     colormap = colormap or COLORMAPS.get(color if isinstance(color, str) else "", "viridis")
     out = None if out is None else Path(out)
@@ -147,7 +145,7 @@ def render_trajectory(frames, tools=None, *, model=None, color="body", camera=No
         for done, index in enumerate(picked):
             state = frames[index]
             image = render_frame(
-                _array(state.x), radius=radius, colors=None if scalar else colors, limits=limits, colormap=colormap,
+                as_array(state.x), radius=radius, colors=None if scalar else colors, limits=limits, colormap=colormap,
                 scalars=scalar(state) if scalar else None, colorbar=label, meshes=_posed(meshes, state, dim),
                 camera=camera, size=size, ground=ground, domain=domain, caption=_caption(caption, index, state),
                 ghost=ghost(state) if callable(ghost) else ghost, supersampling=supersampling, frame=index)  # fmt: skip
@@ -165,10 +163,6 @@ def render_trajectory(frames, tools=None, *, model=None, color="body", camera=No
     return out
 
 
-def _array(values):
-    return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
-
-
 def _walls(model):
     """Corners of the box between the walls, which stand margin - 1 nodes inside the grid."""
     grid = getattr(model, "grid", None)
@@ -183,7 +177,7 @@ def _up(model, dim):
     """The axis against gravity; y where there is none."""
     gravity = getattr(model, "gravity", None)
     if dim == 3 and gravity is not None:
-        g = _array(gravity).astype(float).ravel()
+        g = as_array(gravity).astype(float).ravel()
         axis = int(np.argmax(np.abs(g))) if len(g) == 3 else 1
         if len(g) == 3 and g[axis] != 0:
             return tuple(float(-np.sign(g[axis])) if k == axis else 0.0 for k in range(3))
@@ -201,7 +195,7 @@ def _radius(state):
     if volume is None:
         return None
     dim = state.x.shape[1]
-    return FILL[dim] * _array(volume).astype(float) ** (1 / dim) / 2
+    return FILL[dim] * as_array(volume).astype(float) ** (1 / dim) / 2
 
 
 def _tool_mesh(tool, opacity):
@@ -222,7 +216,7 @@ def rotation(quaternion):
 def _posed(meshes, state, dim):
     if not meshes:
         return []
-    poses = _array(state.pose)
+    poses = as_array(state.pose)
     if poses.shape != (len(meshes), 7):
         raise DataError(
             f"pose has shape {poses.shape} for {len(meshes)} tools; give position and quaternion wxyz of each"
@@ -250,7 +244,7 @@ def _camera(camera, states, meshes, domain, up, size):
     if domain is not None and (camera == "domain" or dim == 2):
         low, high = domain
     else:
-        ends = [_array(s.x) for s in states]
+        ends = [as_array(s.x) for s in states]
         ends = [e[np.isfinite(e).all(axis=1)] for e in ends]  # a broken frame is named when it is drawn
         low = np.min([e.min(axis=0) for e in ends if len(e)], axis=0)
         high = np.max([e.max(axis=0) for e in ends if len(e)], axis=0)
@@ -260,62 +254,6 @@ def _camera(camera, states, meshes, domain, up, size):
             high = np.maximum(high, np.max([t.max(axis=0) for t in tips], axis=0))
         if domain is not None:  # a tool may reach far out of the box
             low, high = np.maximum(low, domain[0]), np.minimum(high, domain[1])
-        spare = 0.15 * (high - low).max()
+        spare = 0.08 * (high - low).max()
         low, high = low - spare, high + spare
     return Camera.framing(low, high, **options)
-
-
-def _limits(scalars, symmetric):
-    values = np.concatenate([np.asarray(s, dtype=float).ravel() for s in scalars])
-    values = values[np.isfinite(values)]
-    if len(values) == 0:
-        return 0.0, 1.0
-    low, high = np.percentile(values, RANGE)
-    if symmetric:
-        low, high = -max(abs(low), abs(high)), max(abs(low), abs(high))
-    return (float(low), float(high)) if high > low else (float(low), float(low) + 1.0)
-
-
-def _scalar(color, model):
-    """Function state -> scalars (n,) of a color's name."""
-    if callable(color):
-        return lambda state: _array(color(state))
-    if color == "speed":
-        return lambda state: np.linalg.norm(_array(_field(state, "v", color)), axis=1)
-    if color == "pressure":
-        if not hasattr(model, "materials"):
-            raise DataError("color = 'pressure' needs the materials; give model=")
-        return lambda state: _array(pressure(model, state))
-    if color == "plastic":
-        return lambda state: _last_column(_array(_field(state, "q", color)))
-    return lambda state: _array(_field(state, color, color))
-
-
-def _last_column(q):
-    if q.shape[1] == 0:
-        raise DataError(
-            "color = 'plastic': the materials have no internal variables; use 'body', 'speed' or 'pressure'"
-        )
-    return q[:, -1]
-
-
-def _field(state, name, color):
-    if not hasattr(state, name):
-        known = ", ".join(getattr(state, "_fields", ())) or "none named"
-        raise DataError(
-            f"color = {color!r}: the states have no {name!r}; use body, speed, pressure, plastic or a field ({known})"
-        )
-    return getattr(state, name)
-
-
-@torch.no_grad()
-def pressure(model, state):
-    """Pressure p = -tr(P F^T) / (d J) of the elastic stress [Pa], shape [n]; in two dimensions that of the plane."""
-    n, dim = state.x.shape
-    total = torch.zeros(n, dtype=state.F.dtype, device=state.F.device)
-    for index, material in enumerate(model.materials):
-        stretch = state.q[:, 0] if dim == 2 and material.plastic is not None else 1.0
-        P = material.elastic.stress(state.F, state.q)
-        J = torch.linalg.det(state.F) * stretch
-        total = torch.where(state.material == index, -(P * state.F).sum(dim=(1, 2)) / (dim * J), total)
-    return total
