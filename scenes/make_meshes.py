@@ -11,11 +11,11 @@ from scipy.special import sph_harm_y
 
 from diffsim.runs import atomic_write
 
-SEED = 7
+SEED = 3
 
 
 def blob() -> trimesh.Trimesh:
-    """A smooth organic body: r(n) = 1 + sum over l = 1..4 and m of a_lm Y_lm(n), with seeded a_lm falling as 1/l^2."""
+    """A smooth organic body: r(n) = 1 + sum over l = 1..4 and m of a_lm Y_lm(n), with seeded a_lm falling as l^-1.5."""
     mesh = trimesh.creation.icosphere(subdivisions=3)
     n = np.asarray(mesh.vertices)
     polar, azimuth = np.arccos(np.clip(n[:, 2], -1, 1)), np.arctan2(n[:, 1], n[:, 0])
@@ -24,12 +24,12 @@ def blob() -> trimesh.Trimesh:
     for degree in range(1, 5):
         for order in range(-degree, degree + 1):
             harmonic = sph_harm_y(degree, abs(order), polar, azimuth)
-            radius += 0.45 / degree**2 * generator.uniform(-1, 1) * (harmonic.imag if order < 0 else harmonic.real)
+            radius += 0.7 / degree**1.5 * generator.uniform(-1, 1) * (harmonic.imag if order < 0 else harmonic.real)
     return _normalized(n * radius[:, None], mesh.faces)
 
 
 def paddle(around: int = 12) -> trimesh.Trimesh:
-    """A rounded tool, handle up +y and a flat blade below: ellipses along y, joined to a tube and closed by its tips."""
+    """A rounded tool, handle up and flat blade below: ellipses along y, joined to a tube and closed by its two tips."""
     # y, half width along x, half thickness along z; the tips are the first and last row
     rings = np.array(
         [

@@ -105,8 +105,10 @@ def require_solid(mesh: trimesh.Trimesh, name: str = "mesh") -> None:
         trimesh.repair.fix_winding(mesh)
         if not mesh.is_winding_consistent:
             raise MeshError(f"{name} cannot be oriented (it has one side only); use a mesh with an inside")
+    with np.errstate(divide="ignore", invalid="ignore"):  # trimesh divides by it for the center of mass at once
+        volume = abs(float(mesh.volume))
     # 1e-12 of the bounding cube: the rounding error of the volume integral of a flat closed mesh
-    if abs(mesh.volume) <= 1e-12 * float(mesh.extents.max()) ** 3:
+    if volume <= 1e-12 * float(mesh.extents.max()) ** 3:
         raise MeshError(f"{name} is closed but encloses no volume; use a mesh with a thickness")
 
 

@@ -4,18 +4,15 @@ Every particle carries the same share of the body's exact volume, so the total m
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Protocol
 
-import igl
 import numpy as np
 import torch
 import trimesh
 from scipy.spatial import cKDTree
 from torch import Tensor
 
-from diffsim.errors import MeshError, SceneError
-from diffsim.geometry.mesh import require_solid
+from diffsim.errors import SceneError
+from diffsim.geometry.bodies import Ball, Body, Box, Polygon, Solid
 
 METHODS = ("lattice", "random", "blue")
 SLAB = 2_000_000  # lattice sites tested at once: each test builds the mesh's tree anew
@@ -23,15 +20,6 @@ LATTICE_LIMIT = 200_000_000  # lattice sites tried; more would not fit in memory
 COUNT_TOLERANCE = 2e-3  # lattice: relative, where the search for a count ends
 CANDIDATES = 12  # blue: random points per particle that stand for the body in the Lloyd iterations
 SWEEPS = 10  # blue: Lloyd iterations; the distances between particles hardly change after them
-
-
-class Body(Protocol):
-    """What can be filled: bounds (2, d) [m], volume (an area in 2-D) [m^d], and a test of points (n, d)."""
-
-    bounds: np.ndarray
-    volume: float
-
-    def contains(self, points: np.ndarray) -> np.ndarray: ...
 
 
 def fill(
@@ -42,12 +30,13 @@ def fill(
     method: str = "lattice",
     seed: int = 0,
 ) -> tuple[Tensor, Tensor]:
-    """Particles strictly inside a closed mesh or another body.
+    """Particles strictly inside a closed mesh, a tool's shape (by its ``mesh()``, in its own frame), or another body.
 
     A point is inside a mesh where the generalized winding number exceeds 1/2 (Barill et al. 2018, "Fast winding
     numbers for soups and clouds", through libigl). Methods:
 
-    - "lattice": the sites of a cubic lattice, centered on the bounding box.
+    - "lattice": the sites of a cubic lattice, centered on the bounding box. A part only a few spacings thick holds a
+      whole number of layers, so its share of the mass is off by up to half a layer: use "blue" there.
     - "random": independent and uniform.
     - "blue": random with even distances, by Lloyd's iteration on random points (Lloyd 1982); slower, no rows.
 
@@ -64,8 +53,10 @@ def fill(
         MeshError: an open mesh.
         SceneError: options out of range, or a spacing so coarse that no particle falls inside.
     """
+    if callable(getattr(body, "mesh", None)):
+        body = body.mesh()
     if isinstance(body, trimesh.Trimesh):
-        body = _Solid(body)
+        body = Solid(body)
     _check(spacing, count, method)
     if method == "lattice":
         x = _lattice(body, spacing) if count is None else _lattice_of(body, count)
@@ -99,13 +90,13 @@ def fill_box(
 
     See ``fill`` for the other arguments, the result and the errors.
     """
-    box = _Box(np.stack([_point(lower, "lower"), _point(upper, "upper")]))
+    box = Box(np.stack([_point(lower, "lower"), _point(upper, "upper")]))
     if box.bounds.shape[1] not in (2, 3) or not (box.bounds[1] > box.bounds[0]).all():
         raise SceneError(f"box from {lower} to {upper}: each upper coordinate must exceed the lower one, in 2-D or 3-D")
     if method != "lattice":
         return fill(box, spacing, count, method=method, seed=seed)
     _check(spacing, count, method)
-    cells = box.cells(spacing) if count is None else box.cells_of(count)
+    cells = _tiling(box, spacing) if count is None else _tiling_of(box, count)
     shift = np.where(cells > 1, 0.0, 0.5) if faces else np.full(len(cells), 0.5)
     steps = np.maximum(cells - 1, 1) if faces else cells
     indices = np.stack(np.meshgrid(*map(np.arange, cells), indexing="ij"), axis=-1).reshape(-1, len(cells))
@@ -125,7 +116,7 @@ def fill_ball(
     center = _point(center, "center")
     if len(center) not in (2, 3) or not (np.isfinite(radius) and radius > 0):
         raise SceneError(f"ball at {center.tolist()} with radius {radius}: use a positive radius, in 2-D or 3-D")
-    return fill(_Ball(center, float(radius)), spacing, count, method=method, seed=seed)
+    return fill(Ball(center, float(radius)), spacing, count, method=method, seed=seed)
 
 
 def fill_polygon(
@@ -140,90 +131,23 @@ def fill_polygon(
     corners = np.asarray(vertices, dtype=np.float64)
     if corners.ndim != 2 or corners.shape[1] != 2 or len(corners) < 3 or not np.isfinite(corners).all():
         raise SceneError(f"polygon of shape {corners.shape}: it needs at least three finite corners (x, y)")
-    polygon = _Polygon(corners)
+    polygon = Polygon(corners)
     if polygon.volume <= 1e-12 * np.ptp(corners, axis=0).max() ** 2:
         raise SceneError("polygon encloses no area; give its corners in order around the boundary")
     return fill(polygon, spacing, count, method=method, seed=seed)
 
 
-class _Solid:
-    """A closed triangle mesh as a body."""
-
-    def __init__(self, mesh: trimesh.Trimesh):
-        mesh = mesh.copy()  # orientation may be repaired, and the caller's mesh is the caller's
-        require_solid(mesh)
-        self.bounds = np.asarray(mesh.bounds)
-        self.volume = abs(float(mesh.volume))
-        self.sign = np.sign(mesh.volume)
-        self.vertices = np.ascontiguousarray(mesh.vertices, dtype=np.float64)
-        self.faces = np.ascontiguousarray(mesh.faces, dtype=np.int64)
-
-    def contains(self, points):
-        if len(points) == 0:
-            return np.zeros(0, dtype=bool)
-        winding = igl.fast_winding_number(self.vertices, self.faces, np.ascontiguousarray(points))
-        return self.sign * winding > 0.5
+def _tiling(box, spacing) -> np.ndarray:
+    cells = np.maximum(np.rint(np.ptp(box.bounds, axis=0) / spacing), 1).astype(np.int64)
+    _check_sites(cells, spacing)
+    return cells
 
 
-@dataclass
-class _Box:
-    bounds: np.ndarray
-
-    @property
-    def volume(self):
-        return float(np.prod(np.ptp(self.bounds, axis=0)))
-
-    def contains(self, points):
-        return ((points > self.bounds[0]) & (points < self.bounds[1])).all(axis=1)
-
-    def cells(self, spacing):
-        cells = np.maximum(np.rint(np.ptp(self.bounds, axis=0) / spacing), 1).astype(np.int64)
-        _check_sites(cells, spacing)
-        return cells
-
-    def cells_of(self, count):
-        spacing = (self.volume / count) ** (1 / self.bounds.shape[1])
-        tried = [self.cells(spacing * factor) for factor in np.linspace(0.8, 1.25, 91)]
-        return min(tried, key=lambda cells: abs(np.prod(cells) - count))
-
-
-@dataclass
-class _Ball:
-    center: np.ndarray
-    radius: float
-
-    @property
-    def bounds(self):
-        return np.stack([self.center - self.radius, self.center + self.radius])
-
-    @property
-    def volume(self):
-        return np.pi * self.radius**2 if len(self.center) == 2 else 4 / 3 * np.pi * self.radius**3
-
-    def contains(self, points):
-        return ((points - self.center) ** 2).sum(axis=1) < self.radius**2
-
-
-@dataclass
-class _Polygon:
-    corners: np.ndarray
-
-    @property
-    def bounds(self):
-        return np.stack([self.corners.min(axis=0), self.corners.max(axis=0)])
-
-    @property
-    def volume(self):
-        x, y = (self.corners - self.corners[0]).T  # from a corner: no cancellation far from the origin
-        return abs(float(x @ np.roll(y, -1) - y @ np.roll(x, -1))) / 2
-
-    def contains(self, points):
-        inside = np.zeros(len(points), dtype=bool)
-        x, y = points.T
-        for (ax, ay), (bx, by) in zip(self.corners, np.roll(self.corners, -1, axis=0), strict=True):
-            if ay != by:  # a ray along +x crosses this edge
-                inside ^= ((ay > y) != (by > y)) & (x < ax + (y - ay) / (by - ay) * (bx - ax))
-        return inside
+def _tiling_of(box, count) -> np.ndarray:
+    """Cells per axis of the tiling whose number is nearest to ``count`` of those with nearly cubic cells."""
+    spacing = (box.volume / count) ** (1 / box.bounds.shape[1])
+    tried = [_tiling(box, spacing * factor) for factor in np.linspace(0.8, 1.25, 91)]
+    return min(tried, key=lambda cells: abs(np.prod(cells) - count))
 
 
 def _lattice(body, spacing) -> np.ndarray:
