@@ -16,6 +16,7 @@ from diffsim.errors import MeshError, SceneError
 from diffsim.kernels import sdf
 
 UNBOUNDED = 1e9  # [m] half extent of a box along z in 2-D; finite, since inf - inf is not a distance
+MOST_NODES = 2**24  # of a sampled distance: 128 MB in f64, and their index times 8 fits 32 bits
 
 
 def positive(owner: str, name: str, value: float) -> float:
@@ -204,6 +205,11 @@ class MeshSDF(Shape):
         # one more spacing: the spline of a node needs its neighbors
         first = low - self.padding - self.spacing
         nodes = np.ceil((high + self.padding + self.spacing - first) / self.spacing).astype(int) + 1
+        if nodes.prod() > MOST_NODES:
+            raise SceneError(
+                f"MeshSDF {name}: {nodes.prod():.1e} samples are too many (padding {self.padding:g} m at a spacing of "
+                f"{self.spacing:g} m); lower the resolution or the padding (of soft contact: raise the softness)"
+            )
         points = np.indices(nodes).reshape(3, -1).T * self.spacing + first
         distance, *_ = igl.signed_distance(
             points,
@@ -213,7 +219,9 @@ class MeshSDF(Shape):
         )
         if not np.isfinite(distance).all():
             raise MeshError(f"{name}: the signed distance is not finite; look for degenerate triangles in the mesh")
-        coefficients = ndimage.spline_filter(distance.reshape(nodes), order=2, mode="mirror")
+        # continued linearly while the filter runs: its own boundaries, flat ones, would ring several cells into the box
+        beyond = np.pad(distance.reshape(nodes), 8, mode="reflect", reflect_type="odd")
+        coefficients = ndimage.spline_filter(beyond, order=2, mode="mirror")[8:-8, 8:-8, 8:-8]
         self._samples = torch.from_numpy(np.ascontiguousarray(coefficients, dtype=np.float64).reshape(-1))
         self._first, self._nodes = first.tolist(), nodes.tolist()
         self.bounding_radius = float(np.linalg.norm(self.surface.vertices, axis=1).max())

@@ -88,7 +88,7 @@ class Tool(nn.Module):
             raise SceneError("Tool: the quaternion has length 0; no rotation is (1, 0, 0, 0)")
 
     def _check_contact(self):
-        softness, friction = float(self.softness), float(self.friction)
+        softness, friction = self.softness.item(), self.friction.item()
         if not (math.isfinite(softness) and softness >= 0):
             raise SceneError(f"Tool: softness is {softness}; it must be 0 (hard) or positive, in 1/m")
         if not friction >= 0:
@@ -96,7 +96,7 @@ class Tool(nn.Module):
 
     def reach(self) -> float:
         """Distance from the surface at which contact is first felt [m]."""
-        softness = float(self.softness)
+        softness = self.softness.item()
         return math.log(10) / softness if softness > 0 else 0.0
 
     def check(self):
@@ -109,7 +109,7 @@ class Tool(nn.Module):
         self._check_contact()
         if isinstance(self.shape, MeshSDF) and self.reach() > self.shape.padding:
             raise SceneError(
-                f"Tool: softness {float(self.softness):g} is felt {self.reach():g} m from the surface, but the mesh's "
+                f"Tool: softness {self.softness.item():g} is felt {self.reach():g} m from the surface, but the mesh's "
                 f"distance is known to {self.shape.padding:g} m; pass MeshSDF(..., padding={1.1 * self.reach():.3g}) "
                 "or a larger softness"
             )
@@ -117,7 +117,7 @@ class Tool(nn.Module):
     @property
     def sticky(self) -> bool:
         """Whether friction is infinite."""
-        return math.isinf(float(self.friction))
+        return math.isinf(self.friction.item())
 
 
 def pack(tools: Sequence[Tool], dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor, Tensor]:
