@@ -27,6 +27,8 @@ def palette(ids):
 
 def map_colors(scalars, limits=None, colormap="viridis"):
     """Colors (sRGB in [0, 1]) of scalars, shape [n, 3], and the limits used; gray where a scalar is not finite."""
+    if colormap not in matplotlib.colormaps:
+        raise DataError(f"colormap {colormap!r} is not one of matplotlib's; use viridis, plasma, coolwarm, ...")
     scalars = np.asarray(scalars, dtype=float)
     finite = scalars[np.isfinite(scalars)]
     if limits is None:
@@ -85,10 +87,10 @@ def _field(state, name, color):
 def pressure(model, state):
     """Pressure p = -tr(P F^T) / (d J) of the elastic stress [Pa], shape [n]; in two dimensions that of the plane."""
     n, dim = state.x.shape
+    # in two dimensions q may start with the stretch out of the plane
+    J = torch.linalg.det(state.F) * (state.q[:, 0] if getattr(model, "stretch", False) else 1)
     total = torch.zeros(n, dtype=state.F.dtype, device=state.F.device)
     for index, material in enumerate(model.materials):
-        stretch = state.q[:, 0] if dim == 2 and material.plastic is not None else 1.0
         P = material.elastic.stress(state.F, state.q)
-        J = torch.linalg.det(state.F) * stretch
         total = torch.where(state.material == index, -(P * state.F).sum(dim=(1, 2)) / (dim * J), total)
     return total

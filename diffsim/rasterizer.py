@@ -208,7 +208,7 @@ def _edge_weights(column, row, x, y):
         inverse = 1 / area
         b = ((x - ax) * (cy - ay) - (cx - ax) * (y - ay)) * inverse
         c = ((bx - ax) * (y - ay) - (x - ax) * (by - ay)) * inverse
-    return 1 - b - c, b, c
+        return 1 - b - c, b, c
 
 
 def _interpolated_depth(view, share, depth):

@@ -75,7 +75,7 @@ def render_frame(x, *, radius=None, colors=None, scalars=None, limits=None, colo
     colors = _per_particle(PALETTE[0] if colors is None else colors, "colors", x, frame)
     meshes = [_mesh(*mesh) for mesh in meshes]
     camera = camera or _automatic_camera(x, radii, meshes, ghost, domain, up, width / height)
-    target = None if ghost is None else (ghost, _radii(radius if np.ndim(radius) == 0 else None, ghost, frame))
+    target = None if ghost is None else (ghost, _radii(np.median(radii) if len(radii) else None, ghost, frame))
     if dim == 2:
         linear = render_flat(camera.view(width * supersampling, height * supersampling), x, radii, decode(colors),
                              [(v, f, decode(c[:3])) for v, f, c in meshes], ground, domain, target)  # fmt: skip
@@ -89,7 +89,8 @@ def render_frame(x, *, radius=None, colors=None, scalars=None, limits=None, colo
 
 def _render_solid(stage, x, radii, colors, meshes, domain, target):
     view, scene = stage
-    softness = 1.6 * float(np.median(radii)) if len(radii) else 0.01 / view.focal * view.height
+    reach = max((float(np.ptp(v, axis=0).max()) for v, _, _ in meshes), default=1.0)
+    softness = 1.6 * float(np.median(radii)) if len(radii) else 0.01 * reach
     opaque = _primitives(view, x, radii, colors, [m for m in meshes if m[2][3] >= 1])
     casters = _primitives(view, x, radii, colors, meshes)
     direction = unit(scene.up * 1.0 + np.array([-0.55, 0.15, -0.45])).astype(np.float32)

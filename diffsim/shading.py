@@ -82,13 +82,13 @@ def backdrop(view, up, ground, focus):
     column, row = column.astype(np.float32) + np.float32(0.5), row.astype(np.float32) + np.float32(0.5)
     ray = view.unproject(column, row, np.float32(1))
     height = (row / view.height)[:, None]
-    if ground is None:
+    above = 0.0 if ground is None else float(view.eye @ up) - ground
+    if above <= 0:  # none, or seen from below
         colors = HORIZON + (ZENITH - HORIZON) * (0.55 * (1 - height) ** 1.5)
         nothing = np.full(len(row), np.float32(np.inf))
         return Backdrop(colors.astype(np.float32), nothing, np.empty(0, dtype=int), ray[:0], up_view)
     slope = (ray @ up_view if not view.orthographic else ray[:, :2] @ up_view[:2]).astype(np.float32)
     colors = HORIZON + (ZENITH - HORIZON) * np.clip(1.6 * slope, 0, 1)[:, None] ** 0.8
-    above = float(view.eye @ up) - ground
     with np.errstate(divide="ignore"):
         depth = -(above + slope) / up_view[2] if view.orthographic else -above / slope
     hit = np.flatnonzero((depth > view.near) & (depth < 60 * focus))
@@ -136,7 +136,6 @@ class KeyLight:
     """
 
     def __init__(self, primitives, direction, softness):
-        self.direction, self.softness = direction.astype(np.float32), softness
         helper = np.array([0.0, 1.0, 0.0]) if abs(direction[1]) < 0.9 else np.array([1.0, 0.0, 0.0])
         right = unit(np.cross(helper, direction))
         self.axes = np.stack([right, np.cross(direction, right), -direction]).astype(np.float32)
@@ -145,6 +144,7 @@ class KeyLight:
         # sizes in steps and corners on whole pixels: shadows of a moving body do not shimmer
         extent = 1.2 ** np.ceil(np.log(max(high[0] - low[0], high[1] - low[1], 1e-6) * 1.25) / np.log(1.2))
         texel = extent / SHADOW_MAP
+        self.softness = max(softness, 1.5 * texel)
         eye = np.round((low + high) / 2 / texel) * texel
         eye[2] = min(centers[:, 2].min(initial=np.inf), corners[..., 2].min(initial=np.inf)) - extent
         self.view = View(eye, np.eye(3), 1 / texel, SHADOW_MAP, SHADOW_MAP, 0.0, orthographic=True)
@@ -273,11 +273,14 @@ def ambient_occlusion(view, depth, pixels, normals, ground_up, radius, step=2):
     rows, columns = pixels // view.width, pixels % view.width
     middle = np.median(depth[pixels])
     reach = radius * view.focal * (1 if view.orthographic else 1 / middle) / step
+    reach = min(reach, 0.08 * view.height)  # close to the eye, samples too far apart would band
     pad = int(np.ceil(reach)) + 1
     top, bottom = max(rows.min() - step * pad, 0) // step * step, min(rows.max() + step * pad + 1, view.height)
     left, right = max(columns.min() - step * pad, 0) // step * step, min(columns.max() + step * pad + 1, view.width)
     window = np.s_[top:bottom:step, left:right:step]
-    z = np.minimum(depth.reshape(shape)[window], np.float32(20) * middle)
+    z = depth.reshape(shape)[window]
+    sky = np.isinf(z)
+    z = np.where(sky, np.float32(20) * middle, z)
     field = np.broadcast_to(ground_up.astype(np.float32), (*shape, 3)).copy().reshape(-1, 3)
     field[pixels] = normals
     n = np.moveaxis(field.reshape(*shape, 3)[window], 2, 0)
@@ -295,7 +298,7 @@ def ambient_occlusion(view, depth, pixels, normals, ground_up, radius, step=2):
             rise = (d * n).sum(axis=0) / np.sqrt(square) - np.float32(0.12)
             blocked += np.maximum(rise, 0) / (1 + square * np.float32(0.6 / radius**2))
             taps += 1
-    result = np.clip(1 - 2.4 * blocked / taps, 0.15, 1)
+    result = np.where(sky, 1, np.clip(1 - 2.4 * blocked / taps, 0.15, 1))
     result = ndimage.uniform_filter(result, 3)
     full = result.repeat(step, axis=0).repeat(step, axis=1)[: bottom - top, : right - left]
     open_sky[top:bottom, left:right] = full

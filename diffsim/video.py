@@ -113,6 +113,7 @@ def render_trajectory(frames, tools=None, *, model=None, color="body", camera=No
         DataError: no states, a state that cannot be drawn, a color that the states do not have, or a failing encoder.
     """
     model = getattr(frames, "model", None) if model is None else model
+    frames = [frames] if hasattr(frames, "_fields") else frames  # a single state
     frames = frames if isinstance(frames, Sequence) or hasattr(frames, "__getitem__") else list(frames)
     picked = range(0, len(frames), every)
     if len(picked) == 0:
@@ -131,7 +132,7 @@ def render_trajectory(frames, tools=None, *, model=None, color="body", camera=No
     scalar = None if color == "body" else scalar_of(color, model)
     if scalar is not None and limits is None:
         limits = color_limits([scalar(frames[i]) for i in picked], symmetric=color == "pressure")
-    camera = _camera(camera, [frames[i] for i in picked], meshes, domain, up, size)
+    camera = _camera(camera, [frames[i] for i in picked], meshes, domain, up, size, radius)
     colors = palette(as_array(bodies if bodies is not None else getattr(first, "material", np.zeros(len(first.x)))))
     label = LABELS.get(color, color if isinstance(color, str) else "") if scalar is not None else None
     colormap = colormap or COLORMAPS.get(color if isinstance(color, str) else "", "viridis")
@@ -233,10 +234,14 @@ def _caption(caption, index, state):
     return caption
 
 
-def _camera(camera, states, meshes, domain, up, size):
+def _camera(camera, states, meshes, domain, up, size, radius):
     if isinstance(camera, Camera):
         return camera
     options = dict(camera) if isinstance(camera, dict) else {}
+    allowed = ("eye", "target", "up", "fov", "height") if "eye" in options else ("up", "direction", "fov", "margin")
+    for name in options:
+        if name not in allowed:
+            raise DataError(f"camera: {name!r} is not known; use {', '.join(allowed)}")
     if "eye" in options:
         return Camera(**{"up": up, **options})
     options = {"up": up, "aspect": size[0] / size[1], **options}
@@ -246,14 +251,16 @@ def _camera(camera, states, meshes, domain, up, size):
     else:
         ends = [as_array(s.x) for s in states]
         ends = [e[np.isfinite(e).all(axis=1)] for e in ends]  # a broken frame is named when it is drawn
-        low = np.min([e.min(axis=0) for e in ends if len(e)], axis=0)
-        high = np.max([e.max(axis=0) for e in ends if len(e)], axis=0)
+        ends = np.concatenate(
+            [np.stack([e.min(axis=0), e.max(axis=0)]) for e in ends if len(e)] or [np.zeros((1, dim))]
+        )
+        low, high = ends.min(axis=0), ends.max(axis=0)
         tips = [v[:, :dim] for s in states[:: max(1, len(states) // 50)] for v, _, _ in _posed(meshes, s, dim)]
         if tips:
             low = np.minimum(low, np.min([t.min(axis=0) for t in tips], axis=0))
             high = np.maximum(high, np.max([t.max(axis=0) for t in tips], axis=0))
         if domain is not None:  # a tool may reach far out of the box
             low, high = np.maximum(low, domain[0]), np.minimum(high, domain[1])
-        spare = 0.08 * (high - low).max()
+        spare = max(0.08 * (high - low).max(), 0.0 if radius is None else 3 * float(np.max(radius)), 1e-6)
         low, high = low - spare, high + spare
     return Camera.framing(low, high, **options)
