@@ -32,7 +32,7 @@ def speed_rows(results: dict) -> list[list[str]]:
             for engine in results["engines"]:
                 run = results["runs"][f"{case} {task} {engine}"]
                 if "failure" in run:
-                    rows.append([case, title, engine, run["failure"], *5 * ["-"]])
+                    rows.append([case, title, engine, run["failure"], *6 * ["-"]])
                     continue
                 wall, cpu = run["wall"], run["cpu"]
                 per_second = [rate(run, results["substeps"], s) for s in (min(wall), median(wall), median(cpu))]
