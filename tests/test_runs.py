@@ -145,7 +145,9 @@ def test_metrics_read_back_line_by_line(tmp_path):
     assert run.metrics() == [*rows, {"loss": float("inf")}]
 
 
-@pytest.mark.parametrize("tail", [b'{"iteration": 2', b'{"iter\n', b"\xff\xfe", b"\0\0\0\n"], ids=str)
+@pytest.mark.parametrize(
+    "tail", [b'{"iteration": 2', b'{"iteration": 2}', b'{"iter\n', b"\xff\xfe", b"\0\0\0\n"], ids=str
+)
 def test_a_torn_last_line_is_left_out_and_cut_on_resume(tmp_path, tail):
     run = RunFolder(tmp_path)
     run.write_run("jelly_drop", {})

@@ -166,6 +166,15 @@ def test_a_cavity_stays_empty():
     assert x.norm(dim=1).min() > 0.48 and volume.sum().item() == pytest.approx(shell.volume)
 
 
+def test_blue_particles_stay_in_a_shell_so_thin_that_the_means_leave_it():
+    inner = trimesh.creation.icosphere(radius=0.9)
+    inner.invert()
+    shell = trimesh.util.concatenate([trimesh.creation.icosphere(radius=1.0), inner])
+    x, _ = fill(shell, count=12, method="blue")  # a twelfth of a sphere has its mean near radius 0.8
+    winding = igl.winding_number(np.array(shell.vertices), np.array(shell.faces, dtype=np.int64), x.numpy())
+    assert winding == pytest.approx(1, abs=1e-6)
+
+
 @needs_data
 @pytest.mark.parametrize(
     "name, fraction, resolution",
