@@ -12,7 +12,9 @@ from diffsim.kernels.arrays import IntegerRows, Integers, Rows, Scalars, Vectors
 from diffsim.kernels.lang import ti
 from diffsim.models.tools import Tool, pack, rotation_matrix
 
-pytestmark = pytest.mark.skipif(context.dtype != torch.float64, reason="central differences to 1e-6 need f64")
+EXACT = context.dtype == torch.float64
+TOLERANCE = 1e-12 if EXACT else 5e-5
+needs_f64 = pytest.mark.skipif(not EXACT, reason="differences to 1e-6 need f64")
 
 ROWS = 400
 BRANCHES = {
@@ -122,11 +124,11 @@ def assert_adjoint(function, inputs, grad, grads, step=1e-6):
 
 
 def normal(seed, *shape):
-    return torch.randn(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    return torch.randn(*shape, dtype=context.dtype, generator=torch.Generator().manual_seed(seed))
 
 
 def uniform(seed, *shape):
-    return torch.rand(*shape, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
+    return torch.rand(*shape, dtype=context.dtype, generator=torch.Generator().manual_seed(seed))
 
 
 def encounters(d, rows=40 * ROWS):
@@ -155,10 +157,11 @@ def reference(v, n, v_c, scalars):
 def test_contact_is_the_published_law(d):
     inputs = encounters(d)
     out, code = forward(contact_forward, *inputs, torch.zeros(len(inputs[0]), dtype=torch.int32))
-    torch.testing.assert_close(out, reference(*inputs), rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(out, reference(*inputs), rtol=TOLERANCE, atol=TOLERANCE)
     assert set(code.tolist()) == set(BRANCHES.values())
 
 
+@needs_f64
 @pytest.mark.parametrize("d", [2, 3])
 @pytest.mark.parametrize("branch", BRANCHES)
 def test_contact_adjoint_equals_central_differences_on_each_branch(branch, d):
@@ -183,6 +186,7 @@ def test_contact_adjoint_equals_central_differences_on_each_branch(branch, d):
     assert_adjoint(function, inputs, grad, grads)
 
 
+@needs_f64
 @pytest.mark.parametrize("d", [2, 3])
 def test_friction_derivative_at_zero_friction_is_the_one_sided_one(d):
     v, n, v_c, scalars = encounters(d, ROWS)
@@ -201,7 +205,7 @@ def test_friction_derivative_at_zero_friction_is_the_one_sided_one(d):
 @pytest.mark.parametrize("mu", [0.0, 0.5])
 def test_head_on_contact_has_finite_gradients(mu):
     v, n, v_c = torch.tensor([[0.0, -1.0]]), torch.tensor([[0.0, 1.0]]), torch.zeros(1, 2)
-    inputs = [a.double() for a in (v, n, v_c, torch.tensor([[-0.1, mu, 0.0]]))]
+    inputs = [a.to(context.dtype) for a in (v, n, v_c, torch.tensor([[-0.1, mu, 0.0]]))]
     sticky = torch.zeros(1, dtype=torch.int32)
     out, code = forward(contact_forward, *inputs, sticky)
     assert out.abs().max() == 0 and code == (law.STICKING if mu else law.SLIDING)
@@ -239,6 +243,7 @@ def scene(name, d, softness, friction, rows=ROWS):
     return x, normal(15, rows, d), motion, *tables
 
 
+@needs_f64
 @pytest.mark.parametrize("d", [2, 3])
 @pytest.mark.parametrize("softness, friction", [(0.0, 1.2), (15.0, 1.2), (15.0, 0.0), (15.0, math.inf)])
 @pytest.mark.parametrize("name", SHAPES)
@@ -286,13 +291,13 @@ def test_a_spinning_sticky_tool_carries_nodes_around_its_origin():
     carried = motion[:, 12:15] + torch.linalg.cross(motion[:, 15:], x - motion[:, :3])
     touching = code == law.STICKING
     assert touching.float().mean() >= 0.1
-    torch.testing.assert_close(out[touching], carried[touching], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(out[touching], carried[touching], rtol=TOLERANCE, atol=TOLERANCE)
 
 
 def test_a_surface_parallel_to_the_plane_of_motion_has_no_contact_in_2d():
     params, ints, sdf = pack([Tool(Box((0.3, 0.3, 0.01)))])
-    x, v = torch.tensor([[0.1, 0.05]]).double(), torch.tensor([[0.3, -1.0]]).double()
-    motion = torch.cat([torch.zeros(3), torch.eye(3).flatten(), torch.zeros(6)])[None].double()
+    x, v = torch.tensor([[0.1, 0.05]]).to(context.dtype), torch.tensor([[0.3, -1.0]]).to(context.dtype)
+    motion = torch.cat([torch.zeros(3), torch.eye(3).flatten(), torch.zeros(6)])[None].to(context.dtype)
     out, _ = forward(tool_forward, x, v, motion, params, ints, sdf)
     assert torch.equal(out, v)
     grads = adjoint(tool_adjoint, v, x, v, motion, params, ints, sdf, like=(v, motion, params[:, :2]))
@@ -305,6 +310,7 @@ def wall_cases(kind, d):
     return normal(21, ROWS, d), 0.1 + 2 * uniform(22, ROWS, 1), where
 
 
+@needs_f64
 @pytest.mark.parametrize("d", [2, 3])
 @pytest.mark.parametrize("kind", [law.NO_WALL, law.SLIP, law.SEPARATE, law.STICKY])
 def test_wall_adjoint_equals_central_differences(kind, d):
@@ -325,7 +331,7 @@ def test_walls_stop_what_presses_on_them_and_take_mu_times_it_from_the_rest(kind
     pressing = outward > 0
     assert out.gather(1, axis)[pressing].abs().max() == 0
     expected = (tangential - mu * outward).clamp(min=0)
-    torch.testing.assert_close(left[pressing], expected[pressing], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(left[pressing], expected[pressing], rtol=TOLERANCE, atol=TOLERANCE)
     for branch in (law.SEPARATING, law.SLIDING, law.STICKING):
         assert (code == branch).float().mean() >= 0.1
     free = v if kind == law.SEPARATE else v.scatter(1, axis, 0.0)
