@@ -12,11 +12,12 @@ PALETTE = np.array([
     (0.95, 0.75, 0.25), (0.25, 0.68, 0.72), (0.86, 0.51, 0.66), (0.55, 0.42, 0.34), (0.45, 0.48, 0.53),
 ])  # fmt: skip
 LABELS = {"speed": "speed [m/s]", "pressure": "pressure [Pa]", "plastic": "internal variable"}
-COLORMAPS = {"pressure": "coolwarm"}
+COLORMAPS = {"pressure": "Spectral_r"}
 RANGE = (0.5, 99.5)  # percentiles over all frames: a single stray particle must not flatten the colors
 
 
 def as_array(values):
+    """A tensor or array as a numpy array."""
     return values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
 
 
@@ -28,7 +29,7 @@ def palette(ids):
 def map_colors(scalars, limits=None, colormap="viridis"):
     """Colors (sRGB in [0, 1]) of scalars, shape [n, 3], and the limits used; gray where a scalar is not finite."""
     if colormap not in matplotlib.colormaps:
-        raise DataError(f"colormap {colormap!r} is not one of matplotlib's; use viridis, plasma, coolwarm, ...")
+        raise DataError(f"colormap {colormap!r} is not one of matplotlib's; use viridis, plasma, Spectral_r, ...")
     scalars = np.asarray(scalars, dtype=float)
     finite = scalars[np.isfinite(scalars)]
     if limits is None:
@@ -41,6 +42,7 @@ def map_colors(scalars, limits=None, colormap="viridis"):
 
 
 def color_limits(scalars, symmetric):
+    """Limits (low, high) for the scalars of all frames, about zero when symmetric."""
     values = np.concatenate([np.asarray(s, dtype=float).ravel() for s in scalars])
     values = values[np.isfinite(values)]
     if len(values) == 0:

@@ -73,7 +73,8 @@ def annotate(image, caption=None, bar=None):
 def _draw_bar(draw, picture, text, label, low, high, colormap):
     width, height = picture.size
     long, thick = round(0.42 * height), max(6, round(0.75 * text))
-    numbers = [f"{v:.3g}" for v in (high, (low + high) / 2, low)]
+    zero = 1e-6 * (high - low)  # rounding errors are not worth a number
+    numbers = [f"{0.0 if abs(v) < zero else v:.3g}" for v in (high, (low + high) / 2, low)]
     room = max(draw.textlength(n, font=_font(text)) for n in numbers)
     label_width = draw.textlength(label, font=_font(text))
     right = width - text

@@ -54,7 +54,7 @@ def _draw_disks(view, image, x, radii, colors, opacity):
     disks = Primitives(center, radii, rgba, np.empty((0, 3, 6), dtype=np.float32), rgba[:0])
     seen = disks.surface(view, disks.draw(view))
     light = np.array([-0.42, 0.62, -0.66], dtype=np.float32)
-    shaded = seen.colors * (0.62 + 0.42 * np.maximum(seen.normals @ light, 0))[:, None]
+    shaded = seen.colors * (0.70 + 0.32 * np.maximum(seen.normals @ light, 0))[:, None]
     image[seen.pixels] += opacity * (shaded - image[seen.pixels])
 
 

@@ -13,10 +13,12 @@ import numpy as np
 from diffsim.camera import Camera
 from diffsim.coloring import PALETTE, map_colors
 from diffsim.errors import DataError
+from diffsim.occlusion import ambient_occlusion
 from diffsim.overlay import annotate, draw_segments
 from diffsim.picture2d import render_flat
-from diffsim.rasterizer import Primitives, corner_normals
-from diffsim.shading import GROUND_SHADE, KeyLight, ambient_occlusion, backdrop, decode, encode, shade, unit
+from diffsim.rasterizer import Primitives
+from diffsim.shading import GROUND_SHADE, KeyLight, backdrop, decode, encode, shade, unit
+from diffsim.triangles import corner_normals
 
 TOOL_COLOR = (0.80, 0.81, 0.84)
 GHOST_COLOR = (0.85, 0.30, 0.55)

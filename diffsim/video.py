@@ -7,7 +7,7 @@ The encoder is the one that imageio-ffmpeg brings along; nothing of the system i
 
 import subprocess
 import tempfile
-from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import imageio_ffmpeg
@@ -20,7 +20,7 @@ from diffsim.errors import DataError
 from diffsim.render import TOOL_COLOR, render_frame
 from diffsim.runs import atomic_write
 
-FILL = {2: 1.25, 3: 1.0}  # disks reach over the corners of their squares, so that a filled body has no gaps
+FILL = {2: 2**0.5, 3: 1.0}  # disks reach to the corners of their squares, so that a filled body has no gaps
 
 
 def write_png(path, image):
@@ -49,13 +49,16 @@ def _encode(path, temporary, images, fps):
     if first is None:
         raise DataError(f"{path}: no frames to write; render at least one state")
     height, width = (n + n % 2 for n in first.shape[:2])
-    command = [imageio_ffmpeg.get_ffmpeg_exe(), "-y", "-loglevel", "error", "-f", "rawvideo", "-pix_fmt", "rgb24",
+    command = ["-y", "-loglevel", "error", "-f", "rawvideo", "-pix_fmt", "rgb24",
                "-s", f"{width}x{height}", "-r", str(fps), "-i", "-", "-an", "-c:v", "libx264", "-preset", "medium",
                "-crf", "18", "-pix_fmt", "yuv420p", "-movflags", "+faststart", "-f", "mp4", str(temporary)]  # fmt: skip
     with tempfile.TemporaryFile() as log:
         # its own session: Ctrl-C reaches this process first, which then ends the encoder in order
-        encoder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=log,
-                                   start_new_session=True)  # fmt: skip
+        try:
+            encoder = subprocess.Popen([imageio_ffmpeg.get_ffmpeg_exe(), *command], stdin=subprocess.PIPE,
+                                       stdout=subprocess.DEVNULL, stderr=log, start_new_session=True)  # fmt: skip
+        except (OSError, RuntimeError) as error:
+            raise DataError(f"{path}: ffmpeg does not start ({error}); install imageio-ffmpeg again") from error
         try:
             image = first
             while image is not None:
@@ -64,13 +67,15 @@ def _encode(path, temporary, images, fps):
                 rest = (height - image.shape[0], width - image.shape[1])
                 encoder.stdin.write(np.pad(image, ((0, rest[0]), (0, rest[1]), (0, 0)), mode="edge").tobytes())
                 image = next(images, None)
-            encoder.stdin.close()
+            encoder.stdin.flush()
         except BrokenPipeError:
             pass  # the encoder ended early; its own words are below
         except BaseException:
             encoder.kill()
             raise
         finally:
+            with suppress(BrokenPipeError):
+                encoder.stdin.close()
             code = encoder.wait()
         if code != 0:
             log.seek(0)
@@ -93,7 +98,7 @@ def render_trajectory(frames, tools=None, *, model=None, color="body", camera=No
             state -> scalars (n,), all with one range of colors over the video.
         camera: a `Camera`; a dict of its arguments or of those of `Camera.framing`; "domain" for the whole box; None to
             frame what moves.
-        radius: of particles [m]; half the edge of a particle's volume when None.
+        radius: of particles [m]; when None, half the edge of a particle's volume (in 2-D half the diagonal).
         limits: (low, high) of the colors; from all frames when None.
         bodies: number of each particle's body, shape [n]; its material when None.
         out: the video; None to write PNG files only.
@@ -114,7 +119,9 @@ def render_trajectory(frames, tools=None, *, model=None, color="body", camera=No
     """
     model = getattr(frames, "model", None) if model is None else model
     frames = [frames] if hasattr(frames, "_fields") else frames  # a single state
-    frames = frames if isinstance(frames, Sequence) or hasattr(frames, "__getitem__") else list(frames)
+    frames = frames if hasattr(frames, "__getitem__") else list(frames)
+    if every < 1:
+        raise DataError(f"{out}: every = {every}; give a whole number of frames, at least 1")
     picked = range(0, len(frames), every)
     if len(picked) == 0:
         raise DataError(f"{out}: no frames to render; give at least one state")
@@ -131,8 +138,8 @@ def render_trajectory(frames, tools=None, *, model=None, color="body", camera=No
     meshes = [_tool_mesh(tool, tool_opacity) for tool in tools]
     scalar = None if color == "body" else scalar_of(color, model)
     if scalar is not None and limits is None:
-        limits = color_limits([scalar(frames[i]) for i in picked], symmetric=color == "pressure")
-    camera = _camera(camera, [frames[i] for i in picked], meshes, domain, up, size, radius)
+        limits = color_limits((scalar(frames[i]) for i in picked), symmetric=color == "pressure")
+    camera = _camera(camera, (frames[i] for i in picked), dim, meshes, domain, up, size, radius)
     colors = palette(as_array(bodies if bodies is not None else getattr(first, "material", np.zeros(len(first.x)))))
     label = LABELS.get(color, color if isinstance(color, str) else "") if scalar is not None else None
     colormap = colormap or COLORMAPS.get(color if isinstance(color, str) else "", "viridis")
@@ -147,7 +154,7 @@ def render_trajectory(frames, tools=None, *, model=None, color="body", camera=No
             state = frames[index]
             image = render_frame(
                 as_array(state.x), radius=radius, colors=None if scalar else colors, limits=limits, colormap=colormap,
-                scalars=scalar(state) if scalar else None, colorbar=label, meshes=_posed(meshes, state, dim),
+                scalars=scalar(state) if scalar else None, colorbar=label, meshes=_posed(meshes, state),
                 camera=camera, size=size, ground=ground, domain=domain, caption=_caption(caption, index, state),
                 ghost=ghost(state) if callable(ghost) else ghost, supersampling=supersampling, frame=index)  # fmt: skip
             if folder is not None:
@@ -214,7 +221,7 @@ def rotation(quaternion):
     ])  # fmt: skip
 
 
-def _posed(meshes, state, dim):
+def _posed(meshes, state):
     if not meshes:
         return []
     poses = as_array(state.pose)
@@ -234,7 +241,7 @@ def _caption(caption, index, state):
     return caption
 
 
-def _camera(camera, states, meshes, domain, up, size, radius):
+def _camera(camera, states, dim, meshes, domain, up, size, radius):
     if isinstance(camera, Camera):
         return camera
     options = dict(camera) if isinstance(camera, dict) else {}
@@ -245,20 +252,18 @@ def _camera(camera, states, meshes, domain, up, size, radius):
     if "eye" in options:
         return Camera(**{"up": up, **options})
     options = {"up": up, "aspect": size[0] / size[1], **options}
-    dim = states[0].x.shape[1]
     if domain is not None and (camera == "domain" or dim == 2):
         low, high = domain
     else:
-        ends = [as_array(s.x) for s in states]
-        ends = [e[np.isfinite(e).all(axis=1)] for e in ends]  # a broken frame is named when it is drawn
-        ends = np.concatenate(
-            [np.stack([e.min(axis=0), e.max(axis=0)]) for e in ends if len(e)] or [np.zeros((1, dim))]
-        )
-        low, high = ends.min(axis=0), ends.max(axis=0)
-        tips = [v[:, :dim] for s in states[:: max(1, len(states) // 50)] for v, _, _ in _posed(meshes, s, dim)]
-        if tips:
-            low = np.minimum(low, np.min([t.min(axis=0) for t in tips], axis=0))
-            high = np.maximum(high, np.max([t.max(axis=0) for t in tips], axis=0))
+        low, high = np.full(dim, np.inf), np.full(dim, -np.inf)
+        for state in states:
+            x = as_array(state.x)
+            x = x[np.isfinite(x).all(axis=1)]  # a broken frame is named when it is drawn
+            for points in (x, *(v[:, :dim] for v, _, _ in _posed(meshes, state))):
+                low = np.minimum(low, points.min(axis=0, initial=np.inf))
+                high = np.maximum(high, points.max(axis=0, initial=-np.inf))
+        if not np.isfinite(high - low).all():
+            low, high = np.zeros(dim), np.ones(dim)
         if domain is not None:  # a tool may reach far out of the box
             low, high = np.maximum(low, domain[0]), np.minimum(high, domain[1])
         spare = max(0.08 * (high - low).max(), 0.0 if radius is None else 3 * float(np.max(radius)), 1e-6)

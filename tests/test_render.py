@@ -14,8 +14,9 @@ from diffsim import coloring, rasterizer, video
 from diffsim.camera import Camera
 from diffsim.errors import DataError
 from diffsim.picture2d import slice_mask
-from diffsim.rasterizer import clip_near, corner_normals, depths, splat_spheres, splat_triangles
+from diffsim.rasterizer import depths, splat_spheres, splat_triangles
 from diffsim.render import render_frame
+from diffsim.triangles import clip_near, corner_normals
 from diffsim.video import render_trajectory, rotation, write_video
 
 RED, BLUE = (0.9, 0.1, 0.1), (0.1, 0.2, 0.9)
@@ -298,6 +299,13 @@ def test_a_failing_encoder_is_one_line_and_leaves_the_earlier_video(tmp_path, mo
     assert path.read_bytes() == b"earlier" and len(list(tmp_path.iterdir())) == 2
 
 
+def test_an_encoder_that_does_not_start_is_named(tmp_path, monkeypatch):
+    monkeypatch.setattr(video.imageio_ffmpeg, "get_ffmpeg_exe", lambda: str(tmp_path / "missing"))
+    with pytest.raises(DataError, match="ffmpeg does not start") as caught:
+        write_video(tmp_path / "video.mp4", [np.zeros((32, 32, 3), dtype=np.uint8)])
+    assert "\n" not in str(caught.value) and not list(tmp_path.iterdir())
+
+
 def broken_states():
     frames = states(4)
     frames[2].x = frames[2].x.clone()
@@ -314,6 +322,7 @@ BAD = {
     "scalars of another length": (lambda out: render_frame(POINTS, scalars=np.zeros(2)), "scalars has shape"),
     "radius of zero": (lambda out: render_frame(POINTS, radius=0.0), "radius"),
     "unknown colormap": (lambda out: render_frame(POINTS, radius=1, scalars=np.zeros(3), colormap="x"), "colormap 'x'"),
+    "every of zero": (lambda out: render_trajectory(states(2), every=0, out=out), "every = 0"),
     "unknown color": (lambda out: render_trajectory(states(1), color="heat", out=out), "'heat'"),
     "unknown camera option": (lambda out: render_trajectory(states(1), camera={"tilt": 1}, out=out), "'tilt'"),
     "camera on its target": (lambda out: Camera((1, 1, 1), (1, 1, 1)), "must differ"),
