@@ -36,3 +36,16 @@ def slopes(f):
         s[1, axis] = 2.0 - 2.0 * f[axis]
         s[2, axis] = f[axis] - 0.5
     return s
+
+
+@ti.func
+def weight(a, f):
+    """Weight of node a, known at run time only, along one axis."""
+    outer = f - 1.5 + ti.cast(a, float) * 0.5  # f - 3/2 for a = 0, f - 1/2 for a = 2
+    return ti.select(a == 1, 0.75 - (f - 1.0) ** 2, 0.5 * outer**2)
+
+
+@ti.func
+def slope(a, f):
+    """Derivative of ``weight`` in f."""
+    return ti.select(a == 1, 2.0 - 2.0 * f, f - 1.5 + ti.cast(a, float) * 0.5)

@@ -35,33 +35,32 @@ def block_node(i, dim: ti.template()):
 
 
 @ti.func
-def copy_index(local, s: ti.template()):
-    """Coordinates of an owner's node in the s-th tile that holds it: shifted by CELLS along the set bits of s."""
-    shifted = local
-    for a in ti.static(range(local.n)):
-        if ti.static((s >> (local.n - 1 - a)) & 1):
-            shifted[a] += CELLS
-    return shifted
+def copy_offset(s, dim: ti.template()):
+    """Storage offset of an owner's node in the s-th tile that holds it: CELLS along the set bits of s."""
+    offset = 0
+    for a in ti.static(range(dim)):
+        offset += ((s >> (dim - 1 - a)) & 1) * ti.static(CELLS * NODES ** (dim - 1 - a))
+    return offset
 
 
 @ti.func
 def collect(nodes: ti.template(), owners: ti.template(), o, local):
     """Sum of a node over the tiles that hold it, in a fixed order."""
     total = ti.Vector.zero(float, local.n + 1)
-    for s in ti.static(range(2**local.n)):
+    for s in range(ti.static(2**local.n)):
         tile = owners[o, local.n + s]
         if tile >= 0:
-            total += nodes[local_node(tile, copy_index(local, s))]
+            total += nodes[local_node(tile, local) + copy_offset(s, local.n)]
     return total
 
 
 @ti.func
 def distribute(nodes: ti.template(), owners: ti.template(), o, local, value):
     """Write a node to every tile that holds it."""
-    for s in ti.static(range(2**local.n)):
+    for s in range(ti.static(2**local.n)):
         tile = owners[o, local.n + s]
         if tile >= 0:
-            nodes[local_node(tile, copy_index(local, s))] = value
+            nodes[local_node(tile, local) + copy_offset(s, local.n)] = value
 
 
 @ti.func
@@ -74,20 +73,28 @@ def position(node, boundary: ti.template(), dx):
 
 
 @ti.func
-def wall_side(node, a: ti.template(), layout: ti.template()):
+def wall_side(node, a, layout: ti.template()):
     """The side whose wall acts on this node along axis a, -1 if none."""
+    i = 0
+    for b in ti.static(range(node.n)):
+        if a == b:
+            i = node[b]
     side = -1
-    if node[a] < layout[node.n]:
+    if i < layout[node.n]:
         side = 2 * a
-    elif node[a] > layout[a] - layout[node.n]:
+    elif i > layout[a] - layout[node.n]:
         side = 2 * a + 1
     return side
 
 
 @ti.func
-def row(matrix, a: ti.template()):
-    """Row a of a matrix as a vector."""
-    return ti.Vector([matrix[a, b] for b in range(matrix.m)])
+def wall_velocity(v, node, a, boundary: ti.template(), layout: ti.template()):
+    """The wall of axis a on a node: velocity and branch code."""
+    side = wall_side(node, a, layout)
+    after, code = v, 0
+    if side >= 0:
+        after, code = apply_wall(a, 2 * (side % 2) - 1, layout[v.n + 1 + side], boundary[v.n + side], v)
+    return after, code
 
 
 @ti.func
@@ -126,15 +133,13 @@ def node_velocity(
                 branches = branches * 31 + code
                 if code % 4 >= 2:
                     bits = bits | TOUCHES_TOOL | (SLIDES if code % 4 == 2 else STICKS)
-    for a in ti.static(range(v.n)):
-        side = wall_side(node, a, layout)
-        if side >= 0:
-            after, code = apply_wall(a, 2 * (side % 2) - 1, layout[v.n + 1 + side], boundary[v.n + side], v)
-            v = after
-            if ti.static(spec.trace):
-                branches = branches * 31 + code
-                if code % 4 >= 2:
-                    bits = bits | TOUCHES_WALL | (SLIDES if code % 4 == 2 else STICKS)
+    for a in range(ti.static(v.n)):
+        after, code = wall_velocity(v, node, a, boundary, layout)
+        v = after
+        if ti.static(spec.trace):
+            branches = branches * 31 + code
+            if code % 4 >= 2:
+                bits = bits | TOUCHES_WALL | (SLIDES if code % 4 == 2 else STICKS)
     return v, bits, branches
 
 
@@ -161,29 +166,24 @@ def node_velocity_adjoint(
             stages[i, t * (v.n + 1) + v.n] = ti.cast(code, float)
             before = after
 
-    walls = ti.Matrix.zero(float, v.n + 1, v.n)  # row a: velocity in front of the wall of axis a
-    for b in ti.static(range(v.n)):
-        walls[0, b] = before[b]
-    for a in ti.static(range(v.n)):
-        side = wall_side(node, a, layout)
-        after = row(walls, a)
-        if side >= 0:
-            after, _code = apply_wall(a, 2 * (side % 2) - 1, layout[v.n + 1 + side], boundary[v.n + side], after)
-        for b in ti.static(range(v.n)):
-            walls[a + 1, b] = after[b]
-    for a in ti.static(range(v.n - 1, -1, -1)):
+    for reverse in range(ti.static(v.n)):
+        a = ti.static(v.n) - 1 - reverse
         side = wall_side(node, a, layout)
         if side >= 0:
-            grad_before, grad_mu = apply_wall_vjp(
-                grad, a, 2 * (side % 2) - 1, layout[v.n + 1 + side], boundary[v.n + side], row(walls, a)
+            facing = before
+            for b in range(a):
+                after, _code = wall_velocity(facing, node, b, boundary, layout)
+                facing = after
+            grad_facing, grad_mu = apply_wall_vjp(
+                grad, a, 2 * (side % 2) - 1, layout[v.n + 1 + side], boundary[v.n + side], facing
             )
-            grad = grad_before
+            grad = grad_facing
             column = TOOL_GRADIENTS * tools + side
             parts[o, column] = parts[o, column] + grad_mu
 
     grad_mass = 0.0
     if ti.static(spec.tools):
-        after = row(walls, 0)
+        after = before
         for reverse in range(tools):
             t = tools - 1 - reverse
             for a in ti.static(range(v.n)):

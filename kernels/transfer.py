@@ -11,7 +11,7 @@ other does. A node value is a vector of d + 1: momentum and mass, or velocity an
 Functions take the index of the first node of the support in the tile's storage and the fraction f (bspline.py).
 """
 
-from diffsim.kernels.bspline import slopes, weights
+from diffsim.kernels.bspline import slope, slopes, weight, weights
 from diffsim.kernels.lang import ti
 from diffsim.kernels.tiles import NODES
 
@@ -68,11 +68,12 @@ def scatter(nodes: ti.template(), first, f, momentum, affine, mass, dx, atomic: 
     # the affine part is built up along the axes, which halves the arithmetic of affine @ d_i
     corner = with_mass(momentum - step @ f, mass)
     rows = [with_mass(ti.Vector([step[i, a] for i in range(f.n)]), 0.0) for a in ti.static(range(f.n))]
-    for i in ti.static(range(3)):
-        value_i = corner + i * rows[0]
+    for i in range(3):  # a run-time loop: a third of the code to compile
+        w_i = weight(i, f[0])
+        value_i = corner + ti.cast(i, float) * rows[0]
         for j in ti.static(range(3)):
             value_j = value_i + j * rows[1]
-            w_j = w[i, 0] * w[j, 1]
+            w_j = w_i * w[j, 1]
             if ti.static(f.n == 2):
                 add(nodes, first + i * NODES + j, w_j * value_j, atomic)
             else:
@@ -95,16 +96,17 @@ def scatter_adjoint(grad_nodes: ti.template(), first, f, momentum, affine, mass,
     total = ti.Vector.zero(float, f.n + 1)
     moment = ti.Matrix.zero(float, f.n, f.n)
     grad_f = ti.Vector.zero(float, f.n)
-    for i in ti.static(range(3)):
-        value_i = corner + i * rows[0]
+    for i in range(3):  # a run-time loop: a third of the code to compile
+        w_i = weight(i, f[0])
+        value_i = corner + ti.cast(i, float) * rows[0]
         for j in ti.static(range(3)):
             value_j = value_i + j * rows[1]
-            w_j = w[i, 0] * w[j, 1]
+            w_j = w_i * w[j, 1]
             if ti.static(f.n == 2):
                 g = grad_nodes[first + i * NODES + j]
                 work = g.dot(value_j)
-                grad_f[0] += s[i, 0] * w[j, 1] * work
-                grad_f[1] += w[i, 0] * s[j, 1] * work
+                grad_f[0] += slope(i, f[0]) * w[j, 1] * work
+                grad_f[1] += w_i * s[j, 1] * work
                 total += w_j * g
                 for a in ti.static(range(2)):
                     moment[a, 0] += i * w_j * g[a]
@@ -120,8 +122,8 @@ def scatter_adjoint(grad_nodes: ti.template(), first, f, momentum, affine, mass,
                     work_slope += s[k, 2] * dot
                     line += w[k, 2] * g
                     line_moment += (k * w[k, 2]) * g
-                grad_f[0] += s[i, 0] * w[j, 1] * work
-                grad_f[1] += w[i, 0] * s[j, 1] * work
+                grad_f[0] += slope(i, f[0]) * w[j, 1] * work
+                grad_f[1] += w_i * s[j, 1] * work
                 grad_f[2] += w_j * work_slope
                 total += w_j * line
                 for a in ti.static(range(3)):
@@ -140,9 +142,10 @@ def gather(nodes: ti.template(), first, f, dx):
     w = weights(f)
     total = ti.Vector.zero(float, f.n)
     moment = ti.Matrix.zero(float, f.n, f.n)
-    for i in ti.static(range(3)):
+    for i in range(3):
+        w_i = weight(i, f[0])
         for j in ti.static(range(3)):
-            w_j = w[i, 0] * w[j, 1]
+            w_j = w_i * w[j, 1]
             line = ti.Vector.zero(float, f.n)
             line_moment = ti.Vector.zero(float, f.n)
             if ti.static(f.n == 2):
@@ -175,16 +178,17 @@ def gather_adjoint(
     corner = with_mass(grad_v - step @ f, 0.0)
     rows = [with_mass(ti.Vector([step[i, a] for i in range(f.n)]), 0.0) for a in ti.static(range(f.n))]
     grad_f = ti.Vector.zero(float, f.n)
-    for i in ti.static(range(3)):
-        value_i = corner + i * rows[0]
+    for i in range(3):  # a run-time loop: a third of the code to compile
+        w_i = weight(i, f[0])
+        value_i = corner + ti.cast(i, float) * rows[0]
         for j in ti.static(range(3)):
             value_j = value_i + j * rows[1]
-            w_j = w[i, 0] * w[j, 1]
+            w_j = w_i * w[j, 1]
             if ti.static(f.n == 2):
                 node = first + i * NODES + j
                 work = nodes[node].dot(value_j)
-                grad_f[0] += s[i, 0] * w[j, 1] * work
-                grad_f[1] += w[i, 0] * s[j, 1] * work
+                grad_f[0] += slope(i, f[0]) * w[j, 1] * work
+                grad_f[1] += w_i * s[j, 1] * work
                 add(grad_nodes, node, w_j * value_j, atomic)
             else:
                 work, work_slope = 0.0, 0.0
@@ -195,7 +199,7 @@ def gather_adjoint(
                     work += w[k, 2] * dot
                     work_slope += s[k, 2] * dot
                     add(grad_nodes, node, (w_j * w[k, 2]) * value, atomic)
-                grad_f[0] += s[i, 0] * w[j, 1] * work
-                grad_f[1] += w[i, 0] * s[j, 1] * work
+                grad_f[0] += slope(i, f[0]) * w[j, 1] * work
+                grad_f[1] += w_i * s[j, 1] * work
                 grad_f[2] += w_j * work_slope
     return grad_f / dx - affine.transpose() @ v
