@@ -19,7 +19,7 @@ import trimesh
 from torch import Tensor, nn
 
 from diffsim.errors import SceneError
-from diffsim.geometry.shapes import MeshSDF, Shape
+from diffsim.geometry.shapes import Box, MeshSDF, Shape
 from diffsim.kernels.arrays import context
 
 MODES = ("velocity", "pose")
@@ -99,11 +99,11 @@ class Tool(nn.Module):
         softness = self.softness.item()
         return math.log(10) / softness if softness > 0 else 0.0
 
-    def check(self):
-        """Validate what an optimizer may have changed since construction.
+    def check(self, dim: int = 3):
+        """Validate what an optimizer may have changed since construction, for a scene of ``dim`` dimensions.
 
         Raises:
-            SceneError: as the class does.
+            SceneError: as the class does; in 2-D also for a box so thin along z that its nearest face is out of plane.
         """
         self._check_pose()
         self._check_contact()
@@ -113,6 +113,11 @@ class Tool(nn.Module):
                 f"distance is known to {self.shape.padding:g} m; pass MeshSDF(..., padding={1.1 * self.reach():.3g}) "
                 "or a larger softness"
             )
+        if dim == 2 and isinstance(self.shape, Box) and min(self.shape.half_extents) < min(self.shape.half_extents[:2]):
+            raise SceneError(
+                f"Tool: in 2-D the half extents {self.shape.half_extents} put the nearest face out of the plane; "
+                "give two, for a box that is endless along z"
+            )
 
     @property
     def sticky(self) -> bool:
@@ -120,11 +125,12 @@ class Tool(nn.Module):
         return math.isinf(self.friction.item())
 
 
-def pack(tools: Sequence[Tool], dtype: torch.dtype | None = None) -> tuple[Tensor, Tensor, Tensor]:
+def pack(tools: Sequence[Tool], dtype: torch.dtype | None = None, dim: int = 3) -> tuple[Tensor, Tensor, Tensor]:
     """The tables of the tools for kernels.
 
     Args:
         dtype: of the floats; None takes the precision of ``diffsim.init``.
+        dim: of the scene; only what is valid depends on it.
 
     Returns:
         tool_params (T, 16): friction, softness [1/m], bounding radius [m], shape; differentiable in the first two.
@@ -137,7 +143,7 @@ def pack(tools: Sequence[Tool], dtype: torch.dtype | None = None) -> tuple[Tenso
     floats = {"dtype": dtype or context.dtype, "device": context.tensor_device}
     params, ints, sampled, offset = [], [], [], 0
     for tool in tools:
-        tool.check()
+        tool.check(dim)
         friction = torch.tensor(STICKY_FRICTION) if tool.sticky else tool.friction
         rest = [tool.shape.bounding_radius, *tool.shape.parameters()]
         rest = torch.tensor(rest + [0.0] * (14 - len(rest)), **floats)

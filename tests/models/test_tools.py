@@ -161,6 +161,16 @@ def test_a_mesh_tool_samples_as_far_as_its_contact_reaches():
     assert tool.shape.padding >= tool.reach() == pytest.approx(math.log(10) / 80)
     with pytest.raises(SceneError, match="pass MeshSDF"):
         Tool(MeshSDF(surface, resolution=8), softness=10.0)
+    with pytest.raises(SceneError, match="samples are too many"):
+        Tool(surface, softness=1.0)
+
+
+def test_a_box_too_thin_for_the_plane_is_refused_in_2d_only():
+    tool = Tool(Box((0.3, 0.2, 0.1)))
+    pack([tool])
+    with pytest.raises(SceneError, match="give two"):
+        pack([tool], dim=2)
+    pack([Tool(Box((0.3, 0.2)))], dim=2)
 
 
 @pytest.mark.parametrize(
