@@ -172,12 +172,12 @@ def initial_pose(tools: Sequence[Tool], dtype: torch.dtype | None = None) -> Ten
 
 
 def substep_motions(
-    modes: Sequence[str], pose: Tensor, control: Tensor | None, dt: float, substeps: int
+    tools: Sequence[Tool | str], pose: Tensor, control: Tensor | None, dt: float, substeps: int
 ) -> tuple[Tensor, Tensor]:
     """Motion of the tools over one control step; exact also at omega = 0, and differentiable there.
 
     Args:
-        modes: per tool "velocity" or "pose".
+        tools: the tools, or only their modes.
         pose: (T, 7) at the start of the step; quaternions need not be of unit length.
         control: (T, 6) [m/s, rad/s], or (T, 7) if any tool is in pose mode: a tool in velocity mode then reads the
             first 6. None holds every tool at rest.
@@ -193,6 +193,7 @@ def substep_motions(
     """
     p0, q0 = pose[:, :3], pose[:, 3:] / pose[:, 3:].norm(dim=-1, keepdim=True)
     duration = substeps * dt
+    modes = [tool if isinstance(tool, str) else tool.mode for tool in tools]
     v, omega = velocities(modes, p0, q0, control, duration)
     times = dt * torch.arange(substeps + 1, dtype=pose.dtype, device=pose.device)[:, None, None]
     p = p0 + times * v

@@ -114,7 +114,8 @@ def test_a_pose_control_equals_the_velocity_control_that_it_stands_for():
 
 def test_no_control_holds_tools_at_rest():
     pose = poses(13, 2)
-    motion, last = substep_motions(["velocity", "pose"], pose, None, DT, SUBSTEPS)
+    tools = [Tool(Sphere(0.1)), Tool(Sphere(0.1), mode="pose")]
+    motion, last = substep_motions(tools, pose, None, DT, SUBSTEPS)
     torch.testing.assert_close(last, pose)
     assert motion[..., 12:].abs().max() == 0
     assert substep_motions([], pose[:0], None, DT, SUBSTEPS)[0].shape == (SUBSTEPS, 0, 18)
