@@ -77,8 +77,8 @@ def _last_column(q):
 
 
 def _field(state, name, color):
-    if not hasattr(state, name):
-        known = ", ".join(getattr(state, "_fields", ())) or "none named"
+    if getattr(state, name, None) is None:
+        known = ", ".join(f for f in getattr(state, "_fields", ()) if getattr(state, f) is not None) or "none named"
         raise DataError(
             f"color = {color!r}: the states have no {name!r}; use body, speed, pressure, plastic or a field ({known})"
         )
@@ -90,6 +90,8 @@ def pressure(model, state):
     """Pressure p = -tr(P F^T) / (d J) of the elastic stress [Pa], shape [n]; in two dimensions that of the plane."""
     n, dim = state.x.shape
     # in two dimensions q may start with the stretch out of the plane
+    for name in ("F", "q"):
+        _field(state, name, "pressure")
     J = torch.linalg.det(state.F) * (state.q[:, 0] if getattr(model, "stretch", False) else 1)
     total = torch.zeros(n, dtype=state.F.dtype, device=state.F.device)
     for index, material in enumerate(model.materials):

@@ -16,7 +16,7 @@ from diffsim.errors import DataError
 from diffsim.occlusion import ambient_occlusion
 from diffsim.overlay import annotate, draw_segments
 from diffsim.picture2d import render_flat
-from diffsim.rasterizer import Primitives
+from diffsim.rasterizer import Primitives, along, turn
 from diffsim.shading import GROUND_SHADE, KeyLight, backdrop, decode, encode, shade, unit
 from diffsim.triangles import corner_normals
 
@@ -136,7 +136,7 @@ def _render_solid(stage, x, radii, colors, meshes, domain, target):
 def _lit(view, surface, light, direction, up, occlusion):
     lit = np.ones(len(surface.pixels), dtype=np.float32)
     if light is not None:
-        facing = np.flatnonzero(surface.normals @ direction > 0)
+        facing = np.flatnonzero(along(surface.normals, direction) > 0)
         lit[facing] = light.on_bodies(surface.points[facing], surface.normals[facing], surface.pixels[facing])
     return shade(surface, view, direction, up, lit, occlusion[surface.pixels])
 
@@ -148,7 +148,7 @@ def _blend(image, pixels, colors, alpha):
 def _primitives(view, x, radii, colors, meshes):
     corners, tints = [np.empty((0, 3, 6), dtype=np.float32)], [np.empty((0, 4), dtype=np.float32)]
     for vertices, faces, color in meshes:
-        normals = corner_normals(vertices, faces) @ view.axes.T
+        normals = turn(corner_normals(vertices, faces), view.axes)
         corners.append(np.concatenate([view.coordinates(vertices)[faces], normals], axis=2).astype(np.float32))
         tints.append(np.tile(np.append(decode(color[:3]), np.float32(color[3])), (len(faces), 1)))
     opacity = np.ones((len(x), 1), dtype=np.float32)

@@ -9,7 +9,7 @@ from functools import lru_cache
 import numpy as np
 from scipy import ndimage
 
-from diffsim.rasterizer import View, depths
+from diffsim.rasterizer import View, along, depths, turn
 
 KEY = np.array([1.02, 0.98, 0.90], dtype=np.float32) * 0.92  # sunlight, a little warm
 SKY = np.array([0.80, 0.90, 1.05], dtype=np.float32) * 0.46
@@ -87,20 +87,20 @@ def backdrop(view, up, ground, focus):
         colors = HORIZON + (ZENITH - HORIZON) * (0.55 * (1 - height) ** 1.5)
         nothing = np.full(len(row), np.float32(np.inf))
         return Backdrop(colors.astype(np.float32), nothing, np.empty(0, dtype=int), ray[:0], up_view)
-    slope = (ray @ up_view if not view.orthographic else ray[:, :2] @ up_view[:2]).astype(np.float32)
+    slope = (along(ray, up_view) if not view.orthographic else ray[:, :2] @ up_view[:2]).astype(np.float32)
     colors = HORIZON + (ZENITH - HORIZON) * np.clip(1.6 * slope, 0, 1)[:, None] ** 0.8
     with np.errstate(divide="ignore"):
         depth = -(above + slope) / up_view[2] if view.orthographic else -above / slope
     hit = np.flatnonzero((depth > view.near) & (depth < 60 * focus))
     local = view.unproject(column[hit], row[hit], depth[hit])
-    points = local @ view.axes.astype(np.float32) + view.eye
+    points = turn(local, view.axes.T) + view.eye
     side = unit(np.cross(up, np.array([0.0, 0.0, 1.0]) if abs(up[2]) < 0.9 else np.array([0.0, 1.0, 0.0])))
-    along = np.stack([points @ side, points @ np.cross(side, up)], axis=1) / _nice(focus / 14)
+    cells = turn(points, (side, np.cross(side, up))) / _nice(focus / 14)
     away = np.linalg.norm(points - (view.eye + focus * view.axes[2]), axis=1) / focus
     far = np.clip((away - 0.25) / 2.2, 0, 1)
     fade = (1 - far * far * (3 - 2 * far))[:, None]
-    checker = (np.floor(along).sum(axis=1) % 2)[:, None]
-    line = np.abs(along - np.round(along)).min(axis=1)[:, None] < 0.012
+    checker = (np.floor(cells).sum(axis=1) % 2)[:, None]
+    line = np.abs(cells - np.round(cells)).min(axis=1)[:, None] < 0.012
     tone = GROUND * (1 + 0.07 * checker - 0.10 * line)
     colors[hit] = HORIZON + (tone - HORIZON) * fade
     ground_depth = np.full(len(row), np.float32(np.inf))
@@ -139,7 +139,7 @@ class KeyLight:
         helper = np.array([0.0, 1.0, 0.0]) if abs(direction[1]) < 0.9 else np.array([1.0, 0.0, 0.0])
         right = unit(np.cross(helper, direction))
         self.axes = np.stack([right, np.cross(direction, right), -direction]).astype(np.float32)
-        centers, corners = primitives.centers @ self.axes.T, primitives.corners[:, :, :3] @ self.axes.T
+        centers, corners = turn(primitives.centers, self.axes), turn(primitives.corners[:, :, :3], self.axes)
         low, high = _bounds(centers, primitives.radii, corners.reshape(-1, 3))
         # sizes in steps and corners on whole pixels: shadows of a moving body do not shimmer
         extent = 1.2 ** np.ceil(np.log(max(high[0] - low[0], high[1] - low[1], 1e-6) * 1.25) / np.log(1.2))
@@ -155,7 +155,7 @@ class KeyLight:
         self.depth = depths(moved.draw(self.view)).reshape(SHADOW_MAP, SHADOW_MAP)
 
     def _look_up(self, points):
-        column, row, _ = self.view.screen(local := self.view.coordinates(points @ self.axes.T))
+        column, row, _ = self.view.screen(local := self.view.coordinates(turn(points, self.axes)))
         return column, row, local[:, 2]
 
     def on_bodies(self, points, normals, pixels):
@@ -190,8 +190,8 @@ class KeyLight:
         """
         # column and row first, for most of the ground lies outside the shadow map
         side, focal = SHADOW_MAP // 2, np.float32(self.view.focal / 2)
-        x = points @ (self.axes[0] * focal) + np.float32(side / 2 - 0.5 - focal * self.view.eye[0])
-        y = points @ (self.axes[1] * -focal) + np.float32(side / 2 - 0.5 + focal * self.view.eye[1])
+        x = along(points, self.axes[0] * focal) + np.float32(side / 2 - 0.5 - focal * self.view.eye[0])
+        y = along(points, self.axes[1] * -focal) + np.float32(side / 2 - 0.5 + focal * self.view.eye[1])
         inside = np.flatnonzero((x >= 0) & (x < side - 1) & (y >= 0) & (y < side - 1))
         x, y = x[inside], y[inside]
         column, row = x.astype(np.int32), y.astype(np.int32)
@@ -201,7 +201,7 @@ class KeyLight:
         covered = np.isfinite(self.depth).astype(np.float32)
         levels = [_blur(_halved(covered), size / 2) for size in BLURS]
         blocker = _blur(_halved(np.where(covered > 0, self.depth, 0)), BLURS[-1] / 2) / np.maximum(levels[-1], 1e-6)
-        depth = points[inside] @ self.axes[2] - np.float32(self.view.eye[2])
+        depth = along(points[inside], self.axes[2]) - np.float32(self.view.eye[2])
         gap = np.maximum(depth - blocker.ravel()[corner], 0) * np.float32(self.view.focal)
         step = np.log2(BLURS[1] / BLURS[0])
         level = np.clip(np.log2(np.maximum(0.10 * gap, 1e-6) / BLURS[0]) / step, 0, len(BLURS) - 1.001)
@@ -243,8 +243,8 @@ def shade(surface, view, light, up, lit, occlusion):
     n = surface.normals
     toward = np.array([0, 0, -1], dtype=np.float32) if view.orthographic else -unit(surface.points)
     facing = np.clip((n * toward).sum(axis=1), 0, 1)
-    key = np.maximum(n @ light, 0) * lit
-    sky = (0.5 + 0.5 * (n @ up))[:, None]
+    key = np.maximum(along(n, light), 0) * lit
+    sky = (0.5 + 0.5 * along(n, up))[:, None]
     half = unit(light + toward)
     gloss = np.clip((n * half).sum(axis=1), 0, 1)
     for _ in range(5):  # to the power of 32

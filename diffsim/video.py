@@ -140,7 +140,8 @@ def render_trajectory(frames, tools=None, *, model=None, color="body", camera=No
     if scalar is not None and limits is None:
         limits = color_limits((scalar(frames[i]) for i in picked), symmetric=color == "pressure")
     camera = _camera(camera, (frames[i] for i in picked), dim, meshes, domain, up, size, radius)
-    colors = palette(as_array(bodies if bodies is not None else getattr(first, "material", np.zeros(len(first.x)))))
+    bodies = getattr(first, "material", None) if bodies is None else bodies
+    colors = palette(np.zeros(len(first.x)) if bodies is None else as_array(bodies))
     label = LABELS.get(color, color if isinstance(color, str) else "") if scalar is not None else None
     colormap = colormap or COLORMAPS.get(color if isinstance(color, str) else "", "viridis")
     out = None if out is None else Path(out)
@@ -224,7 +225,10 @@ def rotation(quaternion):
 def _posed(meshes, state):
     if not meshes:
         return []
-    poses = as_array(state.pose)
+    poses = getattr(state, "pose", None)
+    if poses is None:
+        raise DataError("the states hold no pose, so the tools cannot be placed; give tools=() to leave them out")
+    poses = as_array(poses)
     if poses.shape != (len(meshes), 7):
         raise DataError(
             f"pose has shape {poses.shape} for {len(meshes)} tools; give position and quaternion wxyz of each"

@@ -314,6 +314,7 @@ def broken_states():
 
 
 POINTS = np.zeros((3, 3))
+STILL = SimpleNamespace(x=torch.zeros(3, 3), F=None, q=None, pose=None)  # a frame of a file that holds little
 BAD = {
     "nan": (lambda out: render_trajectory(broken_states(), out=out), r"frame 2: x of particle 7 .*not finite"),
     "no states": (lambda out: render_trajectory([], out=out), "no frames"),
@@ -325,6 +326,9 @@ BAD = {
     "every of zero": (lambda out: render_trajectory(states(2), every=0, out=out), "every = 0"),
     "unknown color": (lambda out: render_trajectory(states(1), color="heat", out=out), "'heat'"),
     "unknown camera option": (lambda out: render_trajectory(states(1), camera={"tilt": 1}, out=out), "'tilt'"),
+    "tools that no state places": (lambda out: render_trajectory([STILL], [BALL], out=out), "no pose"),
+    "pressure without F": (
+        lambda out: render_trajectory([STILL], color="pressure", model=SimpleNamespace(materials=[]), out=out), "'F'"),
     "camera on its target": (lambda out: Camera((1, 1, 1), (1, 1, 1)), "must differ"),
     "tools without poses": (lambda out: render_trajectory(states(1), [BALL, BALL], out=out), "2 tools"),
     "no such folder": (lambda out: write_video(out / "a" / "b.mp4", []), "b.mp4|folder"),
