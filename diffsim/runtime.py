@@ -1,5 +1,7 @@
 """``diffsim.init``: the device, precision and thread count of the process."""
 
+import contextlib
+import io
 import os
 
 import torch
@@ -44,14 +46,16 @@ def init(device: str = "cpu", precision: str = "f32", threads: int | None = None
     if device in ("vulkan", "metal") and precision == "f64":
         raise SceneError(f"device {device!r} computes in f32 only; use precision='f32' or device='cpu'")
     arch = getattr(ti, device)
-    ti.init(
-        arch=arch,
-        default_fp=getattr(ti, precision),
-        cpu_max_num_threads=threads,
-        fast_math=False,
-        offline_cache=os.environ.get("DIFFSIM_KERNEL_CACHE", "1") != "0",
-        log_level=ti.ERROR,
-    )
+    with contextlib.redirect_stdout(io.StringIO()):  # the language announces itself on standard output
+        ti.init(
+            arch=arch,
+            default_fp=getattr(ti, precision),
+            cpu_max_num_threads=threads,
+            fast_math=False,
+            cfg_optimization=os.environ.get("NOCFG", "1") != "1",
+            offline_cache=os.environ.get("DIFFSIM_KERNEL_CACHE", "1") != "0",
+            log_level=ti.ERROR,
+        )
     if ti.lang.impl.current_cfg().arch != arch:
         ti.reset()
         raise SceneError(f"device {device!r} has no driver on this machine; use device='cpu'")

@@ -244,7 +244,7 @@ class MPM(nn.Module):
     def _substeps(self, state, motion, theta, rows, substeps, store):
         dim, dtype = self.grid.dim, context.dtype
         if len(self.tools):
-            tool_params, tool_ints, sdf = pack(list(self.tools), dtype)
+            tool_params, tool_ints, sdf = pack(list(self.tools), dtype, self.grid.dim)
         else:
             tool_params, sdf = theta.new_zeros(1, 16), theta.new_zeros(1)
             tool_ints = torch.zeros(1, 8, dtype=torch.int32)
