@@ -7,7 +7,7 @@ Only ti.funcs: kernels inline them. U and V themselves are never differentiated 
 from diffsim.kernels.arrays import context
 from diffsim.kernels.lang import ti
 
-SWEEPS = 10  # a bound that is never reached: these iterations converge quadratically, in 3 to 6 rounds
+SWEEPS = 10  # a bound that is never reached: the iterations below converge quadratically
 
 
 def epsilon() -> float:
@@ -71,48 +71,68 @@ def descending(a, b, u, v):
 
 @ti.func
 def eigenvectors3(F):
-    """Approximate eigenvectors of F^T F, as the columns of a rotation: cyclic Jacobi down to sqrt(epsilon).
+    """Eigenvectors of S = F^T F to rounding, as the columns of a rotation; no iteration over matrices.
 
-    Each pass turns the first two axes and then shifts the three cyclically: one body serves all three pairs, which
-    keeps the code, and so the compile time of every kernel with a decomposition, small.
+    With K = (S - m I)/p, m = tr S/3, p^2 = |S - m I|^2/6, the eigenvalue of K farthest from the others is
+    sign(r) 2 c, where r = det K/2 and 4 c^3 - 3 c = |r|, c between 0.866 and 1. Its gap to the others is at least
+    sqrt(3), so its eigenvector, the largest cross product of two rows of K -+ 2 c I, is accurate whatever the other two
+    do; they are those of a 2 x 2 problem in its normal plane.
+
+    Source: Smith 1961, doi:10.1145/355578.366316 (eigenvalues; here without trigonometry, c by Newton's method);
+    Duff et al., Building an orthonormal basis, revisited, JCGT 6 (2017) (the normal plane).
     """
     a, b, c = column(F, 0), column(F, 1), column(F, 2)
-    p, q, r = a.dot(a), b.dot(b), c.dot(c)  # diagonal
-    x, y, z = b.dot(c), c.dot(a), a.dot(b)  # off-diagonal, each opposite to its axis
-    one = p * 0 + 1
-    zero = p * 0
-    u, v, w = ti.Vector([one, zero, zero]), ti.Vector([zero, one, zero]), ti.Vector([zero, zero, one])
-    bound = ti.static(epsilon()) * (p + q + r) * (p + q + r)
-    for _ in range(3 * SWEEPS):
-        if x * x + y * y + z * z <= bound:
-            break
-        co, si = givens(q - p, 2 * z)
-        cc, ss, mixed = co * co, si * si, 2 * co * si * z
-        p, q, r = ss * p + mixed + cc * q, r, cc * p - mixed + ss * q
-        x, y, z = co * y - si * x, zero, si * y + co * x
-        u, v, w = si * u + co * v, w, co * u - si * v
+    p, q, r = a.dot(a), b.dot(b), c.dot(c)
+    x, y, z = b.dot(c), c.dot(a), a.dot(b)
+    trace = p + q + r
+    m = trace / 3
+    square = ((p - m) * (p - m) + (q - m) * (q - m) + (r - m) * (r - m) + 2 * (x * x + y * y + z * z)) / 6
+    u, v, w = ti.Vector.unit(3, 0, float), ti.Vector.unit(3, 1, float), ti.Vector.unit(3, 2, float)
+    if square > ti.static(epsilon() ** 2) * trace * trace:  # else S is a multiple of I to rounding
+        scale = 1 / ti.sqrt(square)
+        K = scale * ti.Matrix([[p - m, z, y], [z, q - m, x], [y, x, r - m]])
+        half = 0.5 * K.determinant()
+        size = ti.abs(half)
+        root = 0.8660254 + size * (0.1666667 - 0.0326921 * size)
+        for _ in ti.static(range(2 if context.precision == "f32" else 3)):
+            root -= ((4 * root * root - 3) * root - size) / (12 * root * root - 3)
+        shift = ti.select(half < 0, -2 * root, 2 * root)
+        first = ti.Vector([K[0, 0] - shift, K[0, 1], K[0, 2]])
+        second = ti.Vector([K[1, 0], K[1, 1] - shift, K[1, 2]])
+        third = ti.Vector([K[2, 0], K[2, 1], K[2, 2] - shift])
+        w = first.cross(second)
+        other = second.cross(third)
+        if other.dot(other) > w.dot(w):
+            w = other
+        other = third.cross(first)
+        if other.dot(other) > w.dot(w):
+            w = other
+        w *= 1 / w.norm()
+        sign = ti.select(w[2] < 0, w[2] * 0 - 1, w[2] * 0 + 1)
+        n = -1 / (sign + w[2])
+        u = ti.Vector([1 + sign * w[0] * w[0] * n, sign * w[0] * w[1] * n, -sign * w[0]])
+        v = ti.Vector([w[0] * w[1] * n, sign + w[1] * w[1] * n, -w[1]])
+        f, g = F @ u, F @ v
+        co, si = givens(g.dot(g) - f.dot(f), 2 * f.dot(g))
+        u, v = co * u - si * v, si * u + co * v
     return u, v, w
 
 
 @ti.func
 def svd3(F):
-    """Two-sided Jacobi on F^T F for a first V, then one-sided (Hestenes) Jacobi on F V for full accuracy."""
+    """V from F^T F, then one-sided (Hestenes) Jacobi on F V, which restores what forming F^T F has lost."""
     u, v, w = eigenvectors3(F)
     a, b, c = F @ u, F @ v, F @ w
-    orthogonal = 0  # pairs found orthogonal in a row
     for _ in range(3 * SWEEPS):
-        aa, bb, ab = a.dot(a), b.dot(b), a.dot(b)
-        if ab * ab <= ti.static((8 * epsilon()) ** 2) * aa * bb:
-            orthogonal += 1
-            a, b, c = b, c, a
-            u, v, w = v, w, u
-        else:
-            orthogonal = 0
-            co, si = givens(bb - aa, 2 * ab)
-            a, b, c = si * a + co * b, c, co * a - si * b
-            u, v, w = si * u + co * v, w, co * u - si * v
-        if orthogonal == 3:
+        aa, bb, cc = a.dot(a), b.dot(b), c.dot(c)
+        ab, bc, ca = a.dot(b), b.dot(c), c.dot(a)
+        bound = ti.static((8 * epsilon()) ** 2)
+        if ab * ab <= bound * aa * bb and bc * bc <= bound * bb * cc and ca * ca <= bound * cc * aa:
             break
+        # turns the first two columns, then shifts all three cyclically: one body serves the three pairs
+        co, si = givens(bb - aa, 2 * ab)
+        a, b, c = si * a + co * b, c, co * a - si * b
+        u, v, w = si * u + co * v, w, co * u - si * v
     a, b, u, v = descending(a, b, u, v)
     b, c, v, w = descending(b, c, v, w)
     a, b, u, v = descending(a, b, u, v)
