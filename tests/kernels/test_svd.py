@@ -158,6 +158,7 @@ def test_cofactor_is_the_gradient_of_the_determinant_and_its_adjoint_the_hessian
 
 
 def test_ratios_have_their_limits_and_full_accuracy_beside_them():
+    units = 8 if context.device == "cpu" else 64  # a GPU's exp and log are less accurate
     steps = torch.logspace(-12, 0.3, 200, dtype=DOUBLE)
     x = torch.cat([torch.zeros(1, dtype=DOUBLE), steps, -steps[steps < 0.95], torch.tensor([0.1, -0.1, 1.0])])
     single = x.to(context.dtype)
@@ -167,6 +168,6 @@ def test_ratios_have_their_limits_and_full_accuracy_beside_them():
     x = single.to(DOUBLE)[1:]
     u = (1 + single).to(DOUBLE)[1:] - 1  # the argument as the kernel sees it
     expected = torch.where(u == 0, torch.ones_like(u), torch.log1p(u) / torch.where(u == 0, 1.0, u))
-    assert ((log_ratio.to(DOUBLE)[1:] - expected).abs() <= 8 * EPS * expected).all()
+    assert ((log_ratio.to(DOUBLE)[1:] - expected).abs() <= units * EPS * expected).all()
     expected = torch.expm1(x) / x
-    assert ((exp_ratio.to(DOUBLE)[1:] - expected).abs() <= 8 * EPS * expected).all()
+    assert ((exp_ratio.to(DOUBLE)[1:] - expected).abs() <= units * EPS * expected).all()
