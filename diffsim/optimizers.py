@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from diffsim.errors import SceneError
-from diffsim.scripts import suggestion
+from diffsim.scripts import convert, kinds_of, suggestion
 
 _LBFGS_DEFAULTS = {"maxcor": 10, "maxls": 20, "ftol": 0.0, "gtol": 0.0}
 
@@ -29,27 +29,25 @@ def methods() -> list[str]:
 
 
 def method_named(name: str, options: dict):
-    """The method called ``name``, its options checked.
+    """The method called ``name``, with these options; an option given as a text is converted.
 
     Raises:
-        SceneError: an unknown method or option, or a value that the optimizer refuses.
+        SceneError: an unknown method or option, or a value that the method refuses.
     """
-    key = name.lower()
+    key, classes = name.lower(), _torch_methods()
     if key == "lbfgs":
-        _check_options(key, options, _LBFGS_DEFAULTS)
-        return Lbfgs(**options)
-    classes = _torch_methods()
-    if key not in classes:
+        kinds = {option: (type(default),) for option, default in _LBFGS_DEFAULTS.items()}
+    elif key in classes:
+        parameters = inspect.signature(classes[key], eval_str=True).parameters
+        kinds = {option: kinds_of(parameter) for option, parameter in parameters.items() if option != "params"}
+        kinds["clip_norm"] = (float, type(None))
+    else:
         raise SceneError(f"method {name!r} is not known; {suggestion(key, methods())}")
-    known = [option for option in inspect.signature(classes[key]).parameters if option != "params"]
-    _check_options(key, options, [*known, "clip_norm"])
-    return Descent(classes[key], **options)
-
-
-def _check_options(method: str, options: dict, known) -> None:
     for option in options:
-        if option not in known:
-            raise SceneError(f"method {method!r} has no option {option!r}; {suggestion(option, known)}")
+        if option not in kinds:
+            raise SceneError(f"method {key!r} has no option {option!r}; {suggestion(option, kinds)}")
+    options = {option: convert(option, value, kinds[option]) for option, value in options.items()}
+    return Lbfgs(**options) if key == "lbfgs" else Descent(classes[key], **options)
 
 
 class Descent:

@@ -227,11 +227,12 @@ class Problem:
             return 0
         try:
             content = torch.load(path, weights_only=True)
-            self._check_same(content["variables"], path)
-            optimizer.load_state_dict(content["optimizer"])
-        except (OSError, RuntimeError, ValueError, KeyError, EOFError) as error:
-            raise DataError(f"{path} cannot be read ({str(error).splitlines()[0]}); start the run again") from error
-        self.assign(content["variables"])
+            variables = content["variables"]
+        except Exception as error:  # torch.load documents none of what a damaged file makes it raise
+            raise DataError(f"{path} is damaged ({type(error).__name__}); start the run again") from error
+        self._check_same(variables, path)
+        optimizer.load_state_dict(content["optimizer"])
+        self.assign(variables)
         self.best = content["best"]
         torch.set_rng_state(content["generator"])
         self._rewind(content["iteration"])
@@ -260,7 +261,7 @@ class Problem:
                     logged.append((float(file.metadata()["loss"]), file.get_tensor("gradient").numpy()))
                     generator = file.get_tensor("generator")
             except Exception as error:
-                raise DataError(f"{path} cannot be read ({error}); start the run again") from error
+                raise DataError(f"{path} is damaged ({error}); start the run again") from error
             if len(logged[-1][1]) != len(self.flat()):
                 raise DataError(f"{path} is of a scene with other variables; restore the scene, or start a new run")
         if generator is not None:

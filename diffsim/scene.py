@@ -68,6 +68,7 @@ class Scene:
         defaults: settings of ``optimize`` that suit the scene: method, lr, iterations, ...
         color: what the renderer colors particles by, one of "body", "speed", "pressure", "plastic".
         camera: options of the renderer's camera.
+        ghost: points of a target [m], (k, d), drawn as a faint body.
         options: what the scene was built with; filled by ``diffsim.load``.
         source: name or "file.py:function" that ``diffsim.load`` built it from; None when built in Python.
 
@@ -88,6 +89,7 @@ class Scene:
     defaults: dict[str, Any] = field(default_factory=dict)
     color: str = "body"
     camera: dict | None = None
+    ghost: Any = None
     options: dict[str, Any] = field(default_factory=dict)
     source: str | None = None
 

@@ -165,7 +165,7 @@ def _bind(function: Callable, source: str, options: dict) -> dict:
     bound = {name: p.default for name, p in named.items() if p.default is not p.empty}
     for name, value in options.items():
         if name in named:
-            bound[name] = convert(name, value, _kinds(named[name]))
+            bound[name] = convert(name, value, kinds_of(named[name]))
         elif extra:
             bound[name] = value
         else:
@@ -176,15 +176,15 @@ def _bind(function: Callable, source: str, options: dict) -> dict:
     return bound
 
 
-def _kinds(parameter: inspect.Parameter) -> tuple[type, ...]:
-    """Types of a parameter: of its annotation, else of its default; empty when neither tells."""
+def kinds_of(parameter: inspect.Parameter) -> tuple[type, ...]:
+    """Types that ``convert`` knows of a parameter: of its annotation, else of its default; empty when neither tells."""
     annotation, default = parameter.annotation, parameter.default
     if annotation is parameter.empty:
         known = default is not parameter.empty and default is not None
         return (type(default),) if known and type(default) in _PARSERS else ()
     union = typing.get_origin(annotation) in (typing.Union, types.UnionType)
     kinds = tuple(typing.get_origin(kind) or kind for kind in (typing.get_args(annotation) if union else [annotation]))
-    return kinds if all(kind in _PARSERS for kind in kinds) else ()
+    return tuple(kind for kind in kinds if kind in _PARSERS)
 
 
 def _none(value):

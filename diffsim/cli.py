@@ -1,0 +1,230 @@
+"""The command line: what each command takes. What it does stands in ``diffsim.commands``, imported when one runs.
+
+``diffsim --help`` and ``diffsim list`` answer at once, so nothing here imports torch.
+"""
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from diffsim.errors import DiffsimError
+
+app = typer.Typer(
+    help="A differentiable physics engine: run, optimize and check scenes without a display. --debug shows tracebacks.",
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+SceneName = Annotated[str, typer.Argument(metavar="SCENE", help="A name from 'diffsim list', or file.py[:function].")]
+Folder = Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a run.")]
+Settings = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="An option of the scene; repeatable.")
+]
+Steps = Annotated[int | None, typer.Option(help="Control steps, when other than the scene's.", min=1)]
+Out = Annotated[Path | None, typer.Option(help="Run folder; runs/SCENE or the next free one by default.")]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace an earlier run in the folder.")]
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda, vulkan or metal.")]
+Precision = Annotated[str, typer.Option(help="f32 or f64.")]
+Threads = Annotated[int | None, typer.Option(help="CPU threads; all by default. Results do not depend on it.", min=1)]
+Seed = Annotated[int | None, typer.Option(help="Of random numbers; also the scene's option 'seed', if it has one.")]
+Memory = Annotated[str, typer.Option(help="Budget of a gradient, such as 500MiB.")]
+Render = Annotated[bool, typer.Option("--render/--no-render", help="Write video.mp4 and last.png.")]
+Vtu = Annotated[bool, typer.Option("--vtu", help="Write frames/*.vtu and trajectory.pvd, for ParaView.")]
+Ply = Annotated[bool, typer.Option("--ply", help="Write the particles of the last frame as last.ply.")]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
+
+
+@app.command("list")
+def list_(json: Json = False):
+    """Name the scenes that are shipped."""
+    from diffsim.report import show_scenes
+
+    show_scenes(json)
+
+
+@app.command()
+def run(
+    scene: SceneName,
+    set_: Settings = None,
+    steps: Steps = None,
+    out: Out = None,
+    overwrite: Overwrite = False,
+    device: Device = "auto",
+    precision: Precision = "f32",
+    threads: Threads = None,
+    seed: Seed = None,
+    render: Render = True,
+    vtu: Vtu = False,
+    ply: Ply = False,
+    json: Json = False,
+):
+    """Simulate a scene and write its trajectory and video."""
+    from diffsim import commands
+
+    commands.start(device, precision, threads)
+    commands.run(scene, _pairs(set_, "--set"), steps, out, overwrite, seed, commands.Outputs(render, vtu, ply), json)
+
+
+@app.command()
+def optimize(
+    scene: SceneName,
+    set_: Settings = None,
+    method: Annotated[str | None, typer.Option(help="A torch optimizer by name, or lbfgs.")] = None,
+    iterations: Annotated[int | None, typer.Option(help="Updates of the variables.", min=1)] = None,
+    lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
+    option: Annotated[
+        list[str] | None, typer.Option(metavar="KEY=VALUE", help="An option of the method; repeatable.")
+    ] = None,
+    patience: Annotated[int | None, typer.Option(help="Stop after so many iterations without gain.", min=1)] = None,
+    memory: Memory = "2GiB",
+    steps: Steps = None,
+    out: Out = None,
+    overwrite: Overwrite = False,
+    device: Device = "auto",
+    precision: Precision = "f32",
+    threads: Threads = None,
+    seed: Seed = None,
+    render: Render = True,
+    vtu: Vtu = False,
+    ply: Ply = False,
+    json: Json = False,
+):
+    """Optimize a scene's variables; 'diffsim resume' continues a run that was stopped or killed."""
+    from diffsim import commands
+
+    commands.start(device, precision, threads)
+    settings = {"method": method, "iterations": iterations, "lr": lr, "patience": patience, "memory": memory}
+    settings |= {"steps": steps, "overwrite": overwrite, **_pairs(option, "--option")}
+    commands.optimize(scene, _pairs(set_, "--set"), settings, out, seed, commands.Outputs(render, vtu, ply), json)
+
+
+@app.command()
+def resume(
+    folder: Folder,
+    iterations: Annotated[int | None, typer.Option(help="A new total, to go further.", min=1)] = None,
+    render: Render = True,
+    vtu: Vtu = False,
+    ply: Ply = False,
+    json: Json = False,
+):
+    """Continue an optimization from its last checkpoint, with the result of an uninterrupted run."""
+    from diffsim import commands
+
+    commands.resume(folder, iterations, commands.Outputs(render, vtu, ply), json)
+
+
+@app.command()
+def render(
+    folder: Folder,
+    color: Annotated[str | None, typer.Option(help="body, speed, pressure, plastic, or a field of the state.")] = None,
+    every: Annotated[int, typer.Option(help="Take each so many-th frame.", min=1)] = 1,
+    fps: Annotated[float, typer.Option(help="Frames per second of the video.")] = 30,
+    size: Annotated[str, typer.Option(help="Width x height in pixels.")] = "640x480",
+    frames: Annotated[bool, typer.Option("--frames", help="Also write frames/*.png.")] = False,
+    vtu: Vtu = False,
+    ply: Ply = False,
+):
+    """Draw the trajectory of a run again, otherwise."""
+    from diffsim import commands
+
+    width, _, height = size.partition("x")
+    if not (width.isdigit() and height.isdigit() and int(width) and int(height)):
+        raise typer.BadParameter(f"{size!r} is not WIDTHxHEIGHT", param_hint="--size")
+    commands.render(folder, color, every, fps, (int(width), int(height)), frames, vtu, ply)
+
+
+@app.command("check-gradients")
+def check_gradients(
+    scene: SceneName,
+    set_: Settings = None,
+    steps: Annotated[int | None, typer.Option(help="Control steps; 3 or fewer by default.", min=1)] = None,
+    tolerance: Annotated[float, typer.Option(help="Largest relative difference that passes.")] = 1e-6,
+    horizon: Annotated[
+        bool, typer.Option("--horizon", help="Print the gradient norm against the number of steps instead.")
+    ] = False,
+    memory: Memory = "2GiB",
+    device: Device = "cpu",
+    precision: Precision = "f64",
+    threads: Threads = None,
+    seed: Seed = None,
+    json: Json = False,
+):
+    """Compare a scene's gradients with finite differences; fails when one is off."""
+    from diffsim import checks, commands
+
+    commands.start(device, precision, threads)
+    built = commands.build(scene, _pairs(set_, "--set"), seed)
+    if horizon:
+        checks.show_horizon(built, steps, memory, json)
+    elif not checks.show_gradients(built, steps, tolerance, seed or 0, json):
+        raise typer.Exit(1)
+
+
+@app.command()
+def estimate(
+    scene: SceneName,
+    set_: Settings = None,
+    steps: Steps = None,
+    memory: Memory = "2GiB",
+    precision: Precision = "f32",
+    json: Json = False,
+):
+    """Say what a scene will take, before running it."""
+    from diffsim import commands
+
+    commands.start("cpu", precision, None)
+    commands.estimate(scene, _pairs(set_, "--set"), steps, memory, json)
+
+
+@app.command()
+def doctor(json: Json = False):
+    """Check versions, devices, the video encoder and the kernel cache."""
+    from diffsim.report import show_doctor
+
+    if not show_doctor(json):
+        raise typer.Exit(1)
+
+
+def _pairs(texts: list[str] | None, option: str) -> dict[str, str]:
+    pairs = {}
+    for text in texts or ():
+        name, equals, value = text.partition("=")
+        if not (name and equals):
+            raise typer.BadParameter(f"{text!r} is not KEY=VALUE", param_hint=option)
+        pairs[name.strip().replace("-", "_")] = value
+    return pairs
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; every error is one line on standard error.
+
+    Returns:
+        Exit code: 0, 1 for an error, 2 for wrong usage, 130 after Ctrl-C.
+    """
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments
+    arguments = [argument for argument in arguments if argument != "--debug"]
+    try:
+        return app(arguments, prog_name="diffsim", standalone_mode=False) or 0
+    except (KeyboardInterrupt, typer.Abort):
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of our output, such as head, has seen enough
+        sys.stderr.close()
+        return 1
+    except Exception as error:
+        if debug:
+            raise
+        if not isinstance(error, DiffsimError | typer.TyperException):
+            text = f"{type(error).__name__}: {error}; run again with --debug for the traceback"
+        else:
+            text = error.format_message() if isinstance(error, typer.TyperException) else str(error)
+        print("error:", " ".join(text.split()), file=sys.stderr)
+        return getattr(error, "exit_code", 1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

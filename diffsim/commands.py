@@ -1,0 +1,257 @@
+"""What the commands of ``diffsim.cli`` do."""
+
+import json
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from diffsim.errors import SceneError, SimulationError
+from diffsim.optimize import optimize as optimize_scene
+from diffsim.optimize import resume_run
+from diffsim.progress import Progress
+from diffsim.rollout import Trajectory, rollout
+from diffsim.rollout import estimate as plan_rollout
+from diffsim.runs import RunFolder, read_run
+from diffsim.runtime import init
+from diffsim.scene import Scene
+from diffsim.scripts import load, parameters_of
+
+VIDEO_FRAMES = 300  # of a video: ten seconds; a longer trajectory is thinned
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Which files are written besides the trajectory."""
+
+    render: bool = True
+    vtu: bool = False
+    ply: bool = False
+
+
+def start(device: str, precision: str, threads: int | None) -> None:
+    """Initialize the engine, and torch's threads alike."""
+    init(device=device, precision=precision, threads=threads)
+    if threads is not None:
+        torch.set_num_threads(threads)
+
+
+def build(scene: str, options: dict[str, Any], seed: int | None) -> Scene:
+    """The scene, its option ``seed`` set when it has one that is not set."""
+    if seed is not None and "seed" not in options and "seed" in parameters_of(scene):
+        options = {**options, "seed": seed}
+    return load(scene, **options)
+
+
+def run(scene, options, steps, out, overwrite, seed, outputs: Outputs, as_json: bool) -> None:
+    """Simulate a scene into a run folder."""
+    built = build(scene, options, seed)
+    seed = seed or 0
+    torch.manual_seed(seed)
+    with torch.no_grad():
+        begin = built.start()
+    steps = _steps(built, begin, steps)
+    folder = RunFolder(out or _free_folder(built.name), overwrite=overwrite)
+    folder.write_run(built.source, built.options, seed=seed, command="run", steps=steps)
+    path = _simulate(built, begin, steps, folder)
+    figures = _figures(built, path) if steps == built.steps else {}
+    folder.log(step=steps, **figures)
+    _write_outputs(path, built, folder.path, outputs)
+    _show({"scene": built.name, "steps": steps, "frames": len(path), **figures, "folder": str(folder.path)}, as_json)
+
+
+def optimize(scene, options, settings: dict[str, Any], out, seed, outputs: Outputs, as_json: bool) -> None:
+    """Optimize a scene into a run folder, then simulate its best iterate."""
+    built = build(scene, options, seed)
+    out = out or _free_folder(built.name)
+    with _resumable(out):
+        result = optimize_scene(built, out=out, seed=seed or 0, progress=True, **settings)
+        _finish(built, result, settings["steps"], outputs, as_json)
+
+
+def resume(folder: Path, iterations: int | None, outputs: Outputs, as_json: bool) -> None:
+    """Continue an optimization, then simulate its best iterate."""
+    with _resumable(folder):
+        built, result = resume_run(folder, iterations=iterations, progress=True)
+        _finish(built, result, read_run(folder)["optimize"]["steps"], outputs, as_json)
+
+
+def render(folder: Path, color, every, fps, size, frames: bool, vtu: bool, ply: bool) -> None:
+    """Draw a run's trajectory again."""
+    from diffsim.trajectory import read_trajectory
+
+    about = read_run(folder)
+    recording = read_trajectory(Path(folder) / "trajectory.h5")
+    options = {"color": color or "body", "size": size, "fps": fps}
+    if about.get("loadable", True):  # else it was built in Python, and is drawn without walls and tools
+        start(about["device"], about["precision"], None)
+        built = load(about["scene"], **about["options"])
+        options |= _looks(built) | ({"color": color} if color else {})
+    _draw(recording, folder, every, options, frames)
+    _export(recording, folder, vtu, ply)
+    print(folder / "video.mp4")
+
+
+def estimate(scene, options, steps, memory: str, as_json: bool) -> None:
+    """Print what a scene will take."""
+    built = load(scene, **options)
+    with torch.no_grad():
+        begin = built.start()
+    steps = _steps(built, begin, steps)
+    state, model = begin[0], built.model
+    plan = plan_rollout(model, state, steps, every=built.every, memory=memory)
+    frames = steps // built.every + 1
+    figures = {
+        "scene": built.name,
+        "particles": plan.particles,
+        "cells": "x".join(map(str, model.grid.cells)),
+        "dt [s]": model.dt,
+        "steps": steps,
+        "substeps": steps * model.substeps,
+        "duration [s]": steps * model.substeps * model.dt,
+        "frames": frames,
+        "trajectory [MiB]": round(frames * plan.state_bytes / 2**20, 3),
+        "run [MiB]": round((frames * plan.state_bytes + plan.work_bytes) / 2**20, 3),
+        "gradient [MiB]": round(plan.peak_bytes / 2**20, 3),
+        "stored states": plan.snapshots,
+        "forward runs of a step": plan.repetitions + (0 if plan.store_substeps else 1),
+    }
+    _show(figures, as_json)
+
+
+# --- parts
+
+
+class _resumable:
+    """Say how to go on when Ctrl-C ends the block."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, kind, error, traceback):
+        if kind is KeyboardInterrupt and (Path(self.folder) / "run.json").exists():
+            print(f"checkpoint written; go on with: diffsim resume {self.folder}", file=sys.stderr)
+
+
+def _free_folder(name: str) -> Path:
+    """runs/NAME, or runs/NAME-2 and so on when it is taken."""
+    folder, number = Path("runs", name), 1
+    while folder.exists():
+        number += 1
+        folder = Path("runs", f"{name}-{number}")
+    return folder
+
+
+def _steps(scene: Scene, begin, steps: int | None) -> int:
+    steps = scene.steps if steps is None else steps
+    controls = begin[1]
+    if isinstance(controls, torch.Tensor) and len(controls) < steps:
+        raise SceneError(f"scene {scene.name!r}: {len(controls)} rows of controls for {steps} steps; lower --steps")
+    return steps
+
+
+@torch.no_grad()
+def _simulate(scene: Scene, begin, steps: int, folder: RunFolder):
+    """The trajectory, each frame written when it is there, so that a killed run keeps what it has computed."""
+    from diffsim.trajectory import TrajectoryWriter
+
+    state, controls = begin
+    states = [state]
+    with (
+        TrajectoryWriter(folder.trajectory_path, attributes={"scene": scene.name}) as writer,
+        Progress(f"run {scene.name}", steps) as shown,
+    ):
+        writer.append(state)
+        for first in range(0, steps, scene.every):
+            count = min(scene.every, steps - first)
+            try:
+                part = rollout(scene.model, state, _part(controls, first, count), count, every=count)
+            except SimulationError as error:
+                error.step = None if error.step is None else first + error.step
+                frames = f"the {len(states)} frames before it are in {writer.partial}"
+                error.args = (f"{error}; {frames}",)
+                raise
+            state = part[-1]
+            if count == scene.every:
+                states.append(state)
+                writer.append(state)
+            shown.update(first + count)
+    return Trajectory(scene.model, states)
+
+
+def _part(controls, first: int, count: int):
+    """Controls of the steps from ``first`` on."""
+    if callable(controls):
+        return lambda state, step: controls(state, first + step)
+    return None if controls is None else controls[first : first + count]
+
+
+@torch.no_grad()
+def _figures(scene: Scene, path) -> dict[str, float]:
+    figures = scene.measure(path)
+    return figures if scene.objective is None else {"loss": float(scene.loss(path)), **figures}
+
+
+def _finish(scene: Scene, result, steps: int | None, outputs: Outputs, as_json: bool) -> None:
+    """Simulate the best iterate and print what was reached."""
+    with torch.no_grad():
+        begin = scene.start()
+    folder = RunFolder(result.folder, resume=True)
+    path = _simulate(scene, begin, _steps(scene, begin, steps), folder)
+    _write_outputs(path, scene, folder.path, outputs)
+    best = next(record for record in result.history if record["loss"] == result.loss)
+    skipped = ("evaluation", "seconds", "gradient_norm", "iteration")
+    figures = {}
+    for name in (name for name in best if name not in skipped):
+        figures |= {f"{name}, first": result.history[0][name], f"{name}, best": best[name]}
+        figures |= {f"{name}, last": result.history[-1][name]}
+    about = {"scene": scene.name, "best iteration": result.iteration, "evaluations": len(result.history)}
+    _show({**about, **figures, "stopped": result.reason, "folder": str(result.folder)}, as_json)
+
+
+def _write_outputs(path, scene: Scene, folder: Path, outputs: Outputs) -> None:
+    if outputs.render:
+        _draw(path, folder, -(-len(path) // VIDEO_FRAMES), _looks(scene), False)
+    _export(path, folder, outputs.vtu, outputs.ply)
+
+
+def _looks(scene: Scene) -> dict[str, Any]:
+    return {"model": scene.model, "color": scene.color, "camera": scene.camera, "ghost": scene.ghost}
+
+
+def _draw(frames, folder: Path, every: int, options: dict, png: bool) -> None:
+    """Write video.mp4 and last.png."""
+    from diffsim.video import render_trajectory
+
+    count = -(-len(frames) // every)
+    with Progress("render", count) as shown, tempfile.TemporaryDirectory(dir=folder, prefix=".last-") as temporary:
+        report = lambda done, total: shown.update(done)  # noqa: E731
+        render_trajectory(frames, out=folder / "video.mp4", every=every, png_frames=png, progress=report, **options)
+        still = {name: value for name, value in options.items() if name != "fps"}
+        render_trajectory([frames[-1]], out=None, png_frames=temporary, **still)
+        Path(temporary, "frame_00000.png").replace(folder / "last.png")
+
+
+def _export(frames, folder: Path, vtu: bool, ply: bool) -> None:
+    from diffsim.export import export_ply, export_vtu
+
+    if vtu:
+        export_vtu(frames, folder)
+    if ply:
+        export_ply(folder / "last.ply", frames[-1].x)
+
+
+def _show(figures: dict[str, Any], as_json: bool) -> None:
+    """Print figures by name, aligned or as JSON."""
+    if as_json:
+        print(json.dumps(figures))
+        return
+    width = max(map(len, figures))
+    for name, value in figures.items():
+        print(f"{name:{width}}  {value:.6g}" if isinstance(value, float) else f"{name:{width}}  {value}")
