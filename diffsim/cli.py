@@ -62,10 +62,12 @@ def run(
     json: Json = False,
 ):
     """Simulate a scene and write its trajectory and video."""
+    options = _pairs(set_, "--set")
     from diffsim import commands
 
     commands.start(device, precision, threads)
-    commands.run(scene, _pairs(set_, "--set"), steps, out, overwrite, seed, commands.Outputs(render, vtu, ply), json)
+    built = commands.build(scene, options, seed)
+    commands.run(built, steps, out, overwrite, seed or 0, commands.Outputs(render, vtu, ply), json)
 
 
 @app.command()
@@ -93,12 +95,14 @@ def optimize(
     json: Json = False,
 ):
     """Optimize a scene's variables; 'diffsim resume' continues a run that was stopped or killed."""
+    options, more = _pairs(set_, "--set"), _pairs(option, "--option")
     from diffsim import commands
 
     commands.start(device, precision, threads)
+    built = commands.build(scene, options, seed)
     settings = {"method": method, "iterations": iterations, "lr": lr, "patience": patience, "memory": memory}
-    settings |= {"steps": steps, "overwrite": overwrite, **_pairs(option, "--option")}
-    commands.optimize(scene, _pairs(set_, "--set"), settings, out, seed, commands.Outputs(render, vtu, ply), json)
+    settings |= {"steps": steps, "overwrite": overwrite, "seed": seed or 0}
+    commands.optimize(built, settings, more, out, commands.Outputs(render, vtu, ply), json)
 
 
 @app.command()
@@ -153,10 +157,11 @@ def check_gradients(
     json: Json = False,
 ):
     """Compare a scene's gradients with finite differences; fails when one is off."""
+    options = _pairs(set_, "--set")
     from diffsim import checks, commands
 
     commands.start(device, precision, threads)
-    built = commands.build(scene, _pairs(set_, "--set"), seed)
+    built = commands.build(scene, options, seed)
     if horizon:
         checks.show_horizon(built, steps, memory, json)
     elif not checks.show_gradients(built, steps, tolerance, seed or 0, json):
@@ -169,14 +174,19 @@ def estimate(
     set_: Settings = None,
     steps: Steps = None,
     memory: Memory = "2GiB",
+    time: Annotated[bool, typer.Option("--time", help="Measure one step, and say how long all will take.")] = False,
+    device: Device = "auto",
     precision: Precision = "f32",
+    threads: Threads = None,
+    seed: Seed = None,
     json: Json = False,
 ):
     """Say what a scene will take, before running it."""
+    options = _pairs(set_, "--set")
     from diffsim import commands
 
-    commands.start("cpu", precision, None)
-    commands.estimate(scene, _pairs(set_, "--set"), steps, memory, json)
+    commands.start(device, precision, threads)
+    commands.estimate(commands.build(scene, options, seed), steps, memory, time, json)
 
 
 @app.command()

@@ -1,8 +1,11 @@
 """What the commands of ``diffsim.cli`` do."""
 
+import inspect
 import json
 import sys
 import tempfile
+import time
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,10 +49,8 @@ def build(scene: str, options: dict[str, Any], seed: int | None) -> Scene:
     return load(scene, **options)
 
 
-def run(scene, options, steps, out, overwrite, seed, outputs: Outputs, as_json: bool) -> None:
+def run(built: Scene, steps, out, overwrite: bool, seed: int, outputs: Outputs, as_json: bool) -> None:
     """Simulate a scene into a run folder."""
-    built = build(scene, options, seed)
-    seed = seed or 0
     torch.manual_seed(seed)
     with torch.no_grad():
         begin = built.start()
@@ -63,12 +64,18 @@ def run(scene, options, steps, out, overwrite, seed, outputs: Outputs, as_json: 
     _show({"scene": built.name, "steps": steps, "frames": len(path), **figures, "folder": str(folder.path)}, as_json)
 
 
-def optimize(scene, options, settings: dict[str, Any], out, seed, outputs: Outputs, as_json: bool) -> None:
-    """Optimize a scene into a run folder, then simulate its best iterate."""
-    built = build(scene, options, seed)
+def optimize(built: Scene, settings: dict, options: dict, out, outputs: Outputs, as_json: bool) -> None:
+    """Optimize a scene into a run folder, then simulate its best iterate.
+
+    Args:
+        settings: arguments of ``diffsim.optimize``.
+        options: of its method; texts are converted.
+    """
+    for name in set(options) & set(inspect.signature(optimize_scene).parameters):
+        raise SceneError(f"{name!r} is no option of the method; give it as --{name} if at all")
     out = out or _free_folder(built.name)
     with _resumable(out):
-        result = optimize_scene(built, out=out, seed=seed or 0, progress=True, **settings)
+        result = optimize_scene(built, out=out, progress=True, **settings, **options)
         _finish(built, result, settings["steps"], outputs, as_json)
 
 
@@ -95,9 +102,8 @@ def render(folder: Path, color, every, fps, size, frames: bool, vtu: bool, ply: 
     print(folder / "video.mp4")
 
 
-def estimate(scene, options, steps, memory: str, as_json: bool) -> None:
-    """Print what a scene will take."""
-    built = load(scene, **options)
+def estimate(built: Scene, steps, memory: str, timed: bool, as_json: bool) -> None:
+    """Print what a scene will take; ``timed`` also measures one control step and its gradient."""
     with torch.no_grad():
         begin = built.start()
     steps = _steps(built, begin, steps)
@@ -119,24 +125,37 @@ def estimate(scene, options, steps, memory: str, as_json: bool) -> None:
         "stored states": plan.snapshots,
         "forward runs of a step": plan.repetitions + (0 if plan.store_substeps else 1),
     }
+    if timed:
+        forward, gradient = _seconds(model, *begin)
+        figures |= {"run [s]": forward * steps, "gradient [s]": (forward * plan.repetitions + gradient) * steps}
     _show(figures, as_json)
 
 
 # --- parts
 
 
-class _resumable:
+def _seconds(model, state, controls) -> tuple[float, float]:
+    """Wall time of one control step, and of one with its gradient; the kernels are compiled first."""
+    control = controls(state, 0) if callable(controls) else None if controls is None else controls[0].detach()
+    for _ in range(2):
+        began = time.perf_counter()
+        with torch.no_grad():
+            model(state, control)
+        middle = time.perf_counter()
+        model(state._replace(x=state.x.detach().requires_grad_()), control).x.sum().backward()
+        ended = time.perf_counter()
+    return middle - began, ended - middle
+
+
+@contextmanager
+def _resumable(folder: str | Path):
     """Say how to go on when Ctrl-C ends the block."""
-
-    def __init__(self, folder):
-        self.folder = folder
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, kind, error, traceback):
-        if kind is KeyboardInterrupt and (Path(self.folder) / "run.json").exists():
-            print(f"checkpoint written; go on with: diffsim resume {self.folder}", file=sys.stderr)
+    try:
+        yield
+    except KeyboardInterrupt:
+        if Path(folder, "run.json").exists():
+            print(f"checkpoint written; go on with: diffsim resume {folder}", file=sys.stderr)
+        raise
 
 
 def _free_folder(name: str) -> Path:

@@ -1,0 +1,164 @@
+"""``diffsim check-gradients``: a scene's gradients against finite differences, and their growth with the horizon."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, replace
+
+import torch
+
+from diffsim.errors import SceneError
+from diffsim.scene import Scene
+
+STEPS = 3  # control steps of a check unless given
+SIZES = tuple(10.0**-k for k in range(2, 8))  # of the perturbations, relative to the variable
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table.
+
+    difference: relative difference of gradient and finite differences. slope: order of the Taylor remainder, 2 for a
+    correct gradient; nan where the remainder is at rounding. switches: perturbed runs that took another branch
+    (contact, yield, stencil) than the unperturbed one, and were left out.
+    """
+
+    input: str
+    difference: float
+    slope: float
+    switches: int
+
+
+def check_variables(scene: Scene, steps: int, seed: int = 0) -> list[Row]:
+    """Derivative of the objective by each variable, along one direction, against central differences.
+
+    The direction is the mean of the gradient's and a random one, so that the derivative is never small by cancellation;
+    of the differences of several sizes the nearest counts, since each has its own best size.
+
+    Raises:
+        SceneError: the scene has no objective.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    base, branches = _evaluate(scene, steps)
+    if not base.requires_grad:
+        return []
+    gradients = torch.autograd.grad(base, list(scene.parameters().values()), allow_unused=True)
+    rows = []
+    for (name, variable), gradient in zip(scene.parameters().items(), gradients, strict=True):
+        if gradient is None or not gradient.any():
+            continue  # without influence on so few steps
+        noise = torch.randn(variable.shape, generator=generator, dtype=torch.float64).to(variable)
+        direction = gradient / gradient.norm() + noise / noise.norm()
+        direction *= max(1.0, float(variable.detach().abs().max())) / direction.norm()
+        rows.append(_row(scene, steps, name, variable, direction, float((gradient * direction).sum()), base, branches))
+    return rows
+
+
+@torch.no_grad()
+def _row(scene, steps, name, variable, direction, derivative, base, branches) -> Row:
+    start, best, remainders, switches = variable.clone(), math.inf, [], 0
+    base = float(base)
+    for size in SIZES:
+        values = []
+        for sign in (1, -1):
+            variable.copy_(start + sign * size * direction)
+            value, taken = _evaluate(scene, steps)
+            if taken == branches:
+                values.append(float(value))
+            else:
+                switches += 1
+        if len(values) == 2:
+            best = min(best, abs((values[0] - values[1]) / (2 * size) - derivative) / abs(derivative))
+            remainders.append(abs(values[0] - base - size * derivative))
+    variable.copy_(start)
+    return Row(name, best, _slope(remainders, base), switches)
+
+
+def _slope(remainders: list[float], base: float) -> float:
+    """Order of the remainder between the two largest sizes, if they are above rounding."""
+    floor = 1e3 * torch.finfo(torch.float64).eps * abs(base)
+    if len(remainders) < 2 or min(remainders[:2]) <= floor:
+        return math.nan
+    return math.log(remainders[0] / remainders[1]) / math.log(SIZES[0] / SIZES[1])
+
+
+def _evaluate(scene: Scene, steps: int):
+    """Objective of a short rollout, and the branches that its substeps took, if the model records them."""
+    records = hasattr(scene.model, "trace")
+    trace = []
+    if records:
+        scene.model.trace = trace
+    try:
+        return scene.loss(scene.rollout(steps=steps)), trace
+    finally:
+        if records:
+            scene.model.trace = None
+
+
+def show_gradients(scene: Scene, steps: int | None, tolerance: float, seed: int, as_json: bool) -> bool:
+    """Check every input of the model, and the objective by every variable; print a table; returns whether all pass."""
+    from diffsim.testing import gradcheck
+
+    steps = min(STEPS, scene.steps) if steps is None else steps
+    with torch.no_grad():
+        state, controls = scene.start()
+    if isinstance(controls, torch.Tensor):
+        controls = controls[:steps]
+    report = gradcheck(scene.model, state, controls)
+    rows = [Row(row.input, row.difference, row.slope, row.switches) for row in report.rows]
+    if scene.objective is not None:
+        rows += [replace(row, input=f"objective by {row.input}") for row in check_variables(scene, steps, seed)]
+    good = all(row.difference <= tolerance for row in rows)
+    if as_json:
+        print(json.dumps({"passed": good, "tolerance": tolerance, "steps": steps, "inputs": [asdict(r) for r in rows]}))
+        return good
+    columns = ("input", "relative difference", "Taylor slope", "switches", "")
+    cells = [
+        (
+            r.input,
+            f"{r.difference:.2e}",
+            f"{r.slope:.3f}",
+            str(r.switches),
+            "ok" if r.difference <= tolerance else "FAIL",
+        )
+        for r in rows
+    ]
+    _table(f"{scene.name}: {steps} control steps of {scene.model.substeps} substeps", columns, cells)
+    return good
+
+
+def show_horizon(scene: Scene, steps: int | None, memory: str, as_json: bool) -> None:
+    """Print loss and gradient norm for 1, 2, 4, ... steps: a norm that grows without bound says that the motion is
+    chaotic, and that a shorter horizon (--steps) serves the optimizer better.
+
+    Raises:
+        SceneError: the scene has no objective or no variables.
+    """
+    parameters = list(scene.parameters().values())
+    if not parameters:
+        raise SceneError(f"scene {scene.name!r} has no variables, so no gradient; name some in Scene(variables=...)")
+    last = scene.steps if steps is None else steps
+    rows = []
+    for count in sorted({min(2**k, last) for k in range(last.bit_length() + 1)}):
+        loss = scene.loss(scene.rollout(steps=count, memory=memory))
+        gradients = torch.autograd.grad(loss, parameters, allow_unused=True) if loss.requires_grad else ()
+        norm = math.sqrt(sum(float(g.double().square().sum()) for g in gradients if g is not None))
+        rows.append({"steps": count, "loss": float(loss.detach()), "gradient_norm": norm})
+    if as_json:
+        print(json.dumps(rows))
+        return
+    cells = [(str(row["steps"]), f"{row['loss']:.6g}", f"{row['gradient_norm']:.4e}") for row in rows]
+    _table(f"{scene.name}: gradient against the number of control steps", ("steps", "loss", "gradient norm"), cells)
+
+
+def _table(title: str, columns, cells) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title=title)
+    for column in columns:
+        table.add_column(column)
+    for row in cells:
+        table.add_row(*row)
+    Console().print(table)
