@@ -1,9 +1,9 @@
 """Rollouts: a chain of control steps whose gradient fits a given memory.
 
 A control step stores its input and recomputes its substeps in backward. When the inputs of all steps do not fit, the
-chain is checkpointed binomially (Griewank and Walther 2000, Algorithm 799: revolve): with c stored states and every step
-run at most r times again, C(c + r, c) steps are within reach. The graph is the same in all cases, and so is every sum,
-so the gradients are bitwise equal.
+chain is checkpointed binomially (Griewank and Walther 2000, Algorithm 799: revolve): with c stored states and every
+step run at most r times again, C(c + r, c) steps are within reach. The graph is the same in all cases, and so is every
+sum, so the gradients are bitwise equal.
 """
 
 import math
@@ -25,8 +25,8 @@ UNITS = {"": 1, "b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2**10, "mib": 2*
 class Trajectory:
     """Frames of a rollout, the initial one included; every tensor carries gradients.
 
-    x, v: (frames, n, d) [m, m/s]. C, F: (frames, n, d, d). q: (frames, n, k). pose: (frames, T, 7). wrench: (frames, T, 6)
-    [N, N m]. times: (frames,) [s]. path[i] is a State.
+    x, v: (frames, n, d) [m, m/s]. C, F: (frames, n, d, d). q: (frames, n, k). pose: (frames, T, 7). wrench: (frames, T,
+    6) [N, N m]. times: (frames,) [s]. path[i] is a State.
     """
 
     def __init__(self, model, states):
@@ -149,7 +149,7 @@ def needs_gradient(model, state, controls) -> bool:
         tensors += controls.parameters()
     elif controls is not None:
         return torch.is_grad_enabled()  # a plain function may close over anything
-    return torch.is_grad_enabled() and any(t.requires_grad for t in (*tensors, *model.parameters()))
+    return torch.is_grad_enabled() and any(t.requires_grad for t in (*tensors, *model.parameters(), *model.buffers()))
 
 
 def rollout(
@@ -203,10 +203,7 @@ def rollout(
 
     def step(state, number):
         nonlocal done
-        if callable(controls):
-            control = controls(state, number)
-        else:
-            control = None if controls is None else controls[number]
+        control = controls(state, number) if callable(controls) else None if controls is None else controls[number]
         try:
             after = model(state, control, **options)
         except SimulationError as error:
@@ -233,7 +230,8 @@ def rollout(
             last, frames = run(type(state)(*fields), first, part, snapshots)
             return tuple(last), [tuple(frame) for frame in frames]
 
-        last, frames = checkpoint(again, *state, use_reentrant=False, preserve_rng_state=False)
+        # a policy may draw random numbers: they must be the same when its steps are run again
+        last, frames = checkpoint(again, *state, use_reentrant=False, preserve_rng_state=callable(controls))
         middle, frames = type(state)(*last), [type(state)(*frame) for frame in frames]
         last, more = run(middle, first + part, count - part, snapshots - 1)
         return last, frames + more

@@ -72,17 +72,18 @@ class Walls(nn.Module):
             if name not in WALL_KINDS:
                 raise SceneError(f"Walls: kind {name!r} of side {side!r} is not known; use {', '.join(WALL_KINDS)}")
         for side, value in frictions.items():
-            if not float(value) >= 0:
-                raise SceneError(f"Walls: friction {float(value)} of side {side!r}; it must be zero or positive")
+            if torch.as_tensor(value).numel() != 1:
+                raise SceneError(f"Walls: friction of side {side!r} is {value!r}; give one number")
+            _check(side, torch.as_tensor(value))
         if int(margin) != margin or margin < 1:
             raise SceneError(f"Walls: margin={margin!r}; give a whole number of nodes, at least 1")
         self.kinds, self.margin = kinds, int(margin)
-        self.parameters_by_side = nn.ParameterDict()
-        self._friction = {}
+        self.coefficients = nn.Module()  # friction by side: x_low, x_high, ...
         for side, value in frictions.items():
             if isinstance(value, nn.Parameter):
-                self.parameters_by_side[side.replace("-", "_low").replace("+", "_high")] = value
-            self._friction[side] = value
+                self.coefficients.register_parameter(_name(side), value)
+            else:
+                self.coefficients.register_buffer(_name(side), torch.as_tensor(value, dtype=torch.float64))
 
     @staticmethod
     def sides(dim: int) -> tuple[str, ...]:
@@ -92,6 +93,21 @@ class Walls(nn.Module):
         return [WALL_KINDS[self.kinds.get(side, "slip")] for side in self.sides(dim)]
 
     def friction(self, dim: int, dtype: torch.dtype) -> torch.Tensor:
-        """Coefficients per side, shape (2 dim,), differentiable in those that are parameters."""
-        values = [torch.as_tensor(self._friction.get(side, 0.0), dtype=dtype) for side in self.sides(dim)]
-        return torch.stack([value.reshape(()) for value in values])
+        """Coefficients per side, shape (2 dim,), differentiable in those that are parameters.
+
+        Raises:
+            SceneError: a coefficient that is negative or not a number.
+        """
+        values = [getattr(self.coefficients, _name(side), torch.zeros(())) for side in self.sides(dim)]
+        for side, value in zip(self.sides(dim), values, strict=True):
+            _check(side, value)  # an optimizer may have changed it
+        return torch.stack([value.to(dtype).reshape(()) for value in values])
+
+
+def _name(side: str) -> str:
+    return side.replace("-", "_low").replace("+", "_high")
+
+
+def _check(side: str, value: torch.Tensor) -> None:
+    if not value.item() >= 0:
+        raise SceneError(f"Walls: friction {value.item():g} of side {side!r}; it must be zero or positive")
