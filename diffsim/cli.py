@@ -228,10 +228,13 @@ def main(arguments: list[str] | None = None) -> int:
     except Exception as error:
         if debug:
             raise
-        if not isinstance(error, DiffsimError | typer.TyperException):
-            text = f"{type(error).__name__}: {error}; run again with --debug for the traceback"
+        if isinstance(error, typer.TyperException):
+            text = error.format_message()
+        elif isinstance(error, DiffsimError):
+            text = str(error)
         else:
-            text = error.format_message() if isinstance(error, typer.TyperException) else str(error)
+            first = (str(error).strip() or "no message").splitlines()[0]
+            text = f"{type(error).__name__}: {first[:300]}; run again with --debug for the traceback"
         print("error:", " ".join(text.split()), file=sys.stderr)
         return getattr(error, "exit_code", 1)
 

@@ -94,6 +94,10 @@ class Descent:
         return "all iterations done"
 
 
+class _BelowRounding(Exception):
+    """A line search asks for variables that, in their own precision, were evaluated before."""
+
+
 class Lbfgs:
     """L-BFGS-B (Byrd, Lu, Nocedal and Zhu 1995, doi:10.1137/0916069) as in ``scipy.optimize``, in double precision.
 
@@ -112,11 +116,15 @@ class Lbfgs:
 
         problem.project()
         logged = problem.logged_evaluations()
-        count, iteration = 0, 0
+        count, iteration, seen = 0, 0, set()
 
         def evaluate(x):
             nonlocal count
             problem.set_flat(x)
+            point = problem.flat().tobytes()
+            if point in seen:
+                raise _BelowRounding
+            seen.add(point)
             candidate_of = iteration + 1 if count else 0  # the iteration whose line search asks
             if count < len(logged):
                 loss, gradient = logged[count]
@@ -135,17 +143,20 @@ class Lbfgs:
                 raise StopIteration
 
         options = {**self.options, "maxiter": iterations, "maxfun": np.iinfo(np.int32).max}
-        result = minimize(
-            evaluate,
-            problem.flat(),
-            jac=True,
-            method="L-BFGS-B",
-            bounds=Bounds(*problem.flat_bounds()),
-            callback=advance,
-            options=options,
-        )
+        try:
+            result = minimize(
+                evaluate,
+                problem.flat(),
+                jac=True,
+                method="L-BFGS-B",
+                bounds=Bounds(*problem.flat_bounds()),
+                callback=advance,
+                options=options,
+            )
+        except _BelowRounding:
+            return "no further descent (the steps are below the rounding of the variables)"
         if problem.stale(iteration):
             return "no improvement"
         if iteration == iterations:
             return "all iterations done"
-        return f"no further descent ({result.message.strip().lower()})"
+        return f"no further descent ({result.message.strip(' :').lower()})"

@@ -185,6 +185,17 @@ def test_patience_stops_a_run_that_no_longer_improves():
     assert (result.reason, len(result.history)) == ("no improvement", 4)
 
 
+def test_lbfgs_stops_when_its_steps_are_below_rounding():
+    scene = load(PROJECTILE)
+    push = torch.nn.Parameter(torch.zeros(2, dtype=torch.float32))
+    start, _ = scene.start()
+    scene.variables, scene.bounds = {"push": push}, {}
+    scene.setup = lambda: (start._replace(v=push.to(start.v)[None]), torch.zeros(10, 1, 6, dtype=start.x.dtype))
+    result = optimize(scene, method="lbfgs", iterations=100)
+    assert result.reason.startswith("no further descent") and len(result.history) < 60
+    assert result.loss < 1e-2 * result.history[0]["loss"]
+
+
 def test_clip_norm_limits_the_step():
     result = optimize(load(PROJECTILE), method="sgd", lr=1.0, iterations=1, clip_norm=1e-3)
     assert result.history[0]["gradient_norm"] > 1
