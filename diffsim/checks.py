@@ -19,15 +19,21 @@ SIZES = tuple(10.0**-k for k in range(2, 8))  # of the perturbations, relative t
 class Row:
     """One line of the table.
 
-    difference: relative difference of gradient and finite differences. slope: order of the Taylor remainder, 2 for a
-    correct gradient; nan where the remainder is at rounding. switches: perturbed runs that took another branch
-    (contact, yield, stencil) than the unperturbed one, and were left out.
+    difference: relative difference of gradient and finite differences; inf if all of them switched. slope: order of
+    the Taylor remainder, 2 for a correct gradient; nan where the remainder is at rounding. switches: perturbed runs
+    that took another branch (contact, yield, stencil) than the unperturbed one, and were left out.
     """
 
     input: str
     difference: float
     slope: float
     switches: int
+
+    def status(self, tolerance: float) -> str:
+        """ok; off: a difference above the tolerance; switch: nothing could be compared."""
+        if math.isinf(self.difference):
+            return "switch"
+        return "ok" if self.difference <= tolerance else "off"
 
 
 def check_variables(scene: Scene, steps: int, seed: int = 0) -> list[Row]:
@@ -96,8 +102,12 @@ def _evaluate(scene: Scene, steps: int):
             scene.model.trace = None
 
 
-def show_gradients(scene: Scene, steps: int | None, tolerance: float, seed: int, as_json: bool) -> bool:
-    """Check every input of the model, and the objective by every variable; print a table; returns whether all pass."""
+def show_gradients(scene: Scene, steps: int | None, tolerance: float, memory: str, seed: int, as_json: bool) -> bool:
+    """Check every input of the model, and the objective by every variable; print a table.
+
+    Returns:
+        Whether none is off. One whose every perturbation takes another branch is shown as such, and is no failure.
+    """
     from diffsim.testing import gradcheck
 
     steps = min(STEPS, scene.steps) if steps is None else steps
@@ -105,26 +115,26 @@ def show_gradients(scene: Scene, steps: int | None, tolerance: float, seed: int,
         state, controls = scene.start()
     if isinstance(controls, torch.Tensor):
         controls = controls[:steps]
-    report = gradcheck(scene.model, state, controls)
+    report = gradcheck(scene.model, state, controls, steps=steps, tolerance=tolerance, memory=memory, seed=seed)
     rows = [Row(row.input, row.difference, row.slope, row.switches) for row in report.rows]
+    states = [row.status(tolerance) for row in report.rows]
     if scene.objective is not None:
-        rows += [replace(row, input=f"objective by {row.input}") for row in check_variables(scene, steps, seed)]
-    good = all(row.difference <= tolerance for row in rows)
+        variables = check_variables(scene, steps, seed)
+        rows += [replace(row, input=f"objective by {row.input}") for row in variables]
+        states += [row.status(tolerance) for row in variables]
+    good = "off" not in states
     if as_json:
-        print(json.dumps({"passed": good, "tolerance": tolerance, "steps": steps, "inputs": [asdict(r) for r in rows]}))
+        lines = [_finite(asdict(row)) | {"status": state} for row, state in zip(rows, states, strict=True)]
+        about = {"passed": good, "tolerance": tolerance, "substeps": report.substeps, "shares": report.shares}
+        print(json.dumps({**about, "inputs": lines}))
         return good
     columns = ("input", "relative difference", "Taylor slope", "switches", "")
     cells = [
-        (
-            r.input,
-            f"{r.difference:.2e}",
-            f"{r.slope:.3f}",
-            str(r.switches),
-            "ok" if r.difference <= tolerance else "FAIL",
-        )
-        for r in rows
+        (row.input, _number(row.difference, ".1e"), _number(row.slope, ".3f"), str(row.switches), state)
+        for row, state in zip(rows, states, strict=True)
     ]
-    _table(f"{scene.name}: {steps} control steps of {scene.model.substeps} substeps", columns, cells)
+    shares = "".join(f", {share:.0%} of the particles {name}" for name, share in report.shares.items() if share)
+    _table(f"{scene.name}: {report.substeps} substeps, tolerance {tolerance:.0e}{shares}", columns, cells)
     return good
 
 
@@ -150,6 +160,17 @@ def show_horizon(scene: Scene, steps: int | None, memory: str, as_json: bool) ->
         return
     cells = [(str(row["steps"]), f"{row['loss']:.6g}", f"{row['gradient_norm']:.4e}") for row in rows]
     _table(f"{scene.name}: gradient against the number of control steps", ("steps", "loss", "gradient norm"), cells)
+
+
+def _finite(row: dict) -> dict:
+    """What is not finite as None, which JSON can hold."""
+    return {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value for name, value in row.items()
+    }
+
+
+def _number(value: float, form: str) -> str:
+    return format(value, form) if math.isfinite(value) else "-"
 
 
 def _table(title: str, columns, cells) -> None:

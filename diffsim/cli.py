@@ -164,7 +164,7 @@ def check_gradients(
     built = commands.build(scene, options, seed)
     if horizon:
         checks.show_horizon(built, steps, memory, json)
-    elif not checks.show_gradients(built, steps, tolerance, seed or 0, json):
+    elif not checks.show_gradients(built, steps, tolerance, memory, seed or 0, json):
         raise typer.Exit(1)
 
 

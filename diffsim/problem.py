@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import math
 import time
 from collections.abc import Callable
@@ -188,7 +189,8 @@ class Problem:
 
     def _write_best(self, controls) -> None:
         variables = {name: value.contiguous() for name, value in self.best["variables"].items()}
-        metadata = {"schema": str(SCHEMA), "iteration": str(self.best["iteration"]), "loss": repr(self.best["loss"])}
+        about = {"schema": SCHEMA, "iteration": self.best["iteration"], "loss": self.best["loss"]}
+        metadata = {"diffsim": json.dumps(about)}  # one entry: safetensors writes several in an order of chance
         path = self.folder.path
         atomic_write(path / "best.safetensors", lambda file: save_file(variables, file, metadata))
         if isinstance(controls, torch.Tensor):
@@ -244,7 +246,7 @@ class Problem:
             return
         tensors = {"gradient": torch.from_numpy(gradient), "generator": torch.get_rng_state()}
         path = self._checkpoints / f"evaluation-{len(self.history) - 1:06d}.safetensors"
-        atomic_write(path, save(tensors, {"schema": str(SCHEMA), "loss": repr(loss)}))
+        atomic_write(path, save(tensors, {"diffsim": json.dumps({"schema": SCHEMA, "loss": loss})}))
 
     def logged_evaluations(self) -> list[tuple[float, np.ndarray]]:
         """Loss and gradient of each logged evaluation, in order; the random generator goes back to the last one.
@@ -258,7 +260,7 @@ class Problem:
         for path in sorted(self._checkpoints.glob("evaluation-*.safetensors")):
             try:
                 with safe_open(path, "pt") as file:
-                    logged.append((float(file.metadata()["loss"]), file.get_tensor("gradient").numpy()))
+                    logged.append((json.loads(file.metadata()["diffsim"])["loss"], file.get_tensor("gradient").numpy()))
                     generator = file.get_tensor("generator")
             except Exception as error:
                 raise DataError(f"{path} is damaged ({error}); start the run again") from error

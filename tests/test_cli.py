@@ -134,6 +134,20 @@ def test_an_estimate_counts_the_steps_of_the_scene(capsys):
     assert timed["run [s]"] > 0 and timed["gradient [s]"] > 0
 
 
+@pytest.mark.skipif(PRECISION == "f32", reason="differences of f32 do not resolve a gradient to 1e-6")
+def test_gradients_are_checked_for_every_input_and_variable(capsys):
+    found = printed(capsys, "check-gradients", PROJECTILE)
+    assert found["passed"]
+    inputs = {row["input"]: row for row in found["inputs"]}
+    assert {"x", "v", "controls", "objective by push"} <= set(inputs)
+    assert all(inputs[name]["difference"] < 1e-6 for name in ("x", "v", "controls", "objective by push"))
+    assert main(["check-gradients", PROJECTILE]) == 0
+    assert "objective by push" in capsys.readouterr().out
+    # no finite difference is exact
+    assert main(["check-gradients", PROJECTILE, "--tolerance", "1e-30"]) == 1
+    assert "off" in capsys.readouterr().out
+
+
 def test_the_horizon_lists_the_gradient_of_ever_longer_runs(capsys):
     rows = printed(capsys, "check-gradients", PROJECTILE, "--horizon", "--precision", PRECISION)
     assert [row["steps"] for row in rows] == [1, 2, 4, 8, 10]

@@ -103,7 +103,7 @@ def test_a_run_killed_at_any_write_resumes_bit_for_bit(killed, kind, monkeypatch
         assert all(torch.equal(found[name], expected[name]) for name in expected)
         assert all(torch.equal(result.variables[name], expected[name]) for name in expected)
         if (whole / "controls.csv").exists():
-            assert (folder / "controls.csv").read_text() == (whole / "controls.csv").read_text()
+            assert (folder / "controls.csv").read_bytes() == (whole / "controls.csv").read_bytes()
 
 
 @pytest.mark.parametrize("method, options", KINDS[:2], ids=["adam", "lbfgs"])
