@@ -24,7 +24,8 @@ from diffsim.kernels.substep import (
     substep_adjoint,
     substep_forward,
 )
-from diffsim.kernels.tiles import CELLS, CHUNK, NODES, Tiles, ordered_sum, reduce_rows, sort
+from diffsim.kernels.tiles import CELLS, CHUNK, NODES, WORKERS, Tiles, ordered_sum, reduce_rows, sort
+from diffsim.kernels.transfer import SUMS
 
 NONE = torch.iinfo(torch.int32).max  # no particle in trouble
 
@@ -126,6 +127,8 @@ class Workspace:
         self.labels = torch.stack([tiles.tile, setting.rows[order], setting.kinds[order]], 1).to(torch.int32)
         self.segment_accel = self.accel if self.accel.shape[0] == 1 else self.accel.index_select(0, order)
         self.nodes = torch.empty(tiles.tile_count * NODES**setting.dim, setting.dim + 1, **self.tensors)
+        slots = len(order) if context.device != "cpu" else WORKERS
+        self.sums = torch.zeros(SUMS * slots, setting.dim + 1, **self.tensors)
         width = max(1, 6 * setting.tool_count)
         self.wrench = torch.zeros(tiles.owner_count, width, **self.tensors)
         self.tiles = tiles
@@ -207,7 +210,7 @@ def advance(packed, work, keep):
         trace.zero_()
         particle, topology, boundary, numbers = work.common(s)
         launch(
-            substep_forward, state, after, *particle, work.nodes, *topology, *boundary, work.wrench, work.flags, trace,
+            substep_forward, state, after, *particle, work.nodes, work.sums, *topology, *boundary, work.wrench, work.flags, trace,
             codes, *numbers, spec,
         )  # fmt: skip
         flags = work.flags.tolist()
@@ -251,7 +254,7 @@ def retreat(grad, grad_wrench, segments, work, named=False):
             particle, topology, boundary, numbers = work.common(s)
             launch(
                 substep_adjoint, segment.states[i], segment.states[i + 1], grad_after, grad_state, sorted_particle,
-                *particle, work.nodes, grad_nodes, history, stages, *topology, *boundary, work.wrench, grad_wrench,
+                *particle, work.nodes, grad_nodes, work.sums, history, stages, *topology, *boundary, work.wrench, grad_wrench,
                 parts, grad_boundary[s], *numbers, spec,
             )  # fmt: skip
             if named and not torch.isfinite(grad_state).all():

@@ -159,10 +159,49 @@ def watch(state: ti.template(), p, tile, step, J, tile_info: ti.template(), boun
             ti.atomic_min(flags[NOT_FINITE], p)
 
 
+@ti.func
+def advance(
+    state: ti.template(), after: ti.template(), labels: ti.template(), theta: ti.template(), nodes: ti.template(),
+    sums: ti.template(), p, tile, slot, tile_info: ti.template(), boundary: ti.template(), layout: ti.template(),
+    flags: ti.template(), trace: ti.template(), codes: ti.template(), dt, dx, spec: ti.template(),
+):  # fmt: skip
+    """Gather, advance and return map for one particle."""
+    first, f = locate(state, p, tile, tile_info, boundary, dx, spec.dim)
+    v, C = gather(nodes, first, f, dx, sums, slot)
+    F = read_matrix(state, p, spec.F, spec.dim)
+    q = read_internal(state, p, 1.0, spec)
+    trial = F + dt * (C @ F)
+    t = read_vector(theta, labels[p, 1], 0, spec.laws.parameters)
+    F_new, q_new = trial, q
+    for m in ti.static(range(spec.laws.count)):
+        if labels[p, 2] == m:
+            F_m, q_m = spec.laws.items[m].update(trial, q, t)
+            F_new, q_new = F_m, q_m
+            if ti.static(spec.trace):
+                branch = spec.laws.items[m].branch(trial, q, t)
+                ti.atomic_add(trace[HASH], (p * 15485863 + 1) * (branch * 32452843 + first * 49979687 + 1))
+                if branch != 0:
+                    ti.atomic_add(trace[YIELDING], 1)
+    for a in ti.static(range(spec.dim)):
+        after[p, a] = state[p, a] + dt * v[a]
+    write_vector(after, p, spec.dim, v)
+    write_matrix(after, p, 2 * spec.dim, C)
+    write_matrix(after, p, spec.F, F_new)
+    write_internal(after, p, q_new, spec)
+    watch(after, p, tile, dt * v, trial.determinant(), tile_info, boundary, layout, flags, dx, spec.dim)
+    if ti.static(spec.trace):
+        bits = 0
+        for offset in ti.static(ti.grouped(ti.ndrange(*((3,) * spec.dim)))):
+            bits = bits | codes[first + local_node(0, offset)]
+        for bit in ti.static(range(4)):
+            if (bits >> bit) & 1:
+                ti.atomic_add(trace[ON_TOOL + bit], 1)
+
+
 @ti.kernel
 def substep_forward(
     state: Rows, after: Rows, particles: Rows, labels: IntegerRows, theta: Rows, accel: Rows,
-    nodes: Vectors, tile_info: IntegerRows, owners: IntegerRows, shares: IntegerRows,
+    nodes: Vectors, sums: Vectors, tile_info: IntegerRows, owners: IntegerRows, shares: IntegerRows,
     motion: Rows, tool_params: Rows, tool_ints: IntegerRows, sdf: Scalars, boundary: Scalars, layout: Integers,
     wrench: Rows, flags: Integers, trace: Integers, codes: Integers,
     dt: float, dx: float, rate: float, spec: ti.template(),
@@ -207,47 +246,23 @@ def substep_forward(
                                 number = number * 4099 + node[a]
                             ti.atomic_add(trace[HASH], (number * 7919 + 1) * (branches * 104729 + 1))
 
-    for p in range(state.shape[0]):
-        tile = labels[p, 0]
-        first, f = locate(state, p, tile, tile_info, boundary, dx, spec.dim)
-        v, C = gather(nodes, first, f, dx)
-        F = read_matrix(state, p, spec.F, spec.dim)
-        q = read_internal(state, p, 1.0, spec)
-        trial = F + dt * (C @ F)
-        t = read_vector(theta, labels[p, 1], 0, spec.laws.parameters)
-        F_new, q_new = trial, q
-        for m in ti.static(range(spec.laws.count)):
-            if labels[p, 2] == m:
-                F_m, q_m = spec.laws.items[m].update(trial, q, t)
-                F_new, q_new = F_m, q_m
-                if ti.static(spec.trace):
-                    branch = spec.laws.items[m].branch(trial, q, t)
-                    ti.atomic_add(trace[HASH], (p * 15485863 + 1) * (branch * 32452843 + first * 49979687 + 1))
-                    if branch != 0:
-                        ti.atomic_add(trace[YIELDING], 1)
-        for a in ti.static(range(spec.dim)):
-            after[p, a] = state[p, a] + dt * v[a]
-        write_vector(after, p, spec.dim, v)
-        write_matrix(after, p, 2 * spec.dim, C)
-        write_matrix(after, p, spec.F, F_new)
-        write_internal(after, p, q_new, spec)
-        watch(after, p, tile, dt * v, trial.determinant(), tile_info, boundary, layout, flags, dx, spec.dim)
-        if ti.static(spec.trace):
-            bits = 0
-            for offset in ti.static(ti.grouped(ti.ndrange(*((3,) * spec.dim)))):
-                node = first + local_node(0, offset)
-                bits = bits | codes[node]
-            for bit in ti.static(range(4)):
-                if (bits >> bit) & 1:
-                    ti.atomic_add(trace[ON_TOOL + bit], 1)
+    for t in range(spec.stride * (shares.shape[0] - 1)):
+        if t % spec.stride == 0:
+            worker = t // spec.stride
+            for tile in range(shares[worker, 0], shares[worker + 1, 0]):
+                for p in range(tile_info[tile, 0], tile_info[tile + 1, 0]):
+                    advance(
+                        state, after, labels, theta, nodes, sums, p, tile, worker, tile_info, boundary, layout, flags,
+                        trace, codes, dt, dx, spec,
+                    )  # fmt: skip
 
 
 @ti.func
 def advance_adjoint(
     state: ti.template(), after: ti.template(), grad_after: ti.template(), grad_state: ti.template(),
     grad_particles: ti.template(), labels: ti.template(), theta: ti.template(), nodes: ti.template(),
-    grad_nodes: ti.template(), p, tile, tile_info: ti.template(), boundary: ti.template(), dt, dx,
-    spec: ti.template(),
+    grad_nodes: ti.template(), sums: ti.template(), p, tile, slot, tile_info: ti.template(), boundary: ti.template(),
+    dt, dx, spec: ti.template(),
 ):  # fmt: skip
     """Adjoint of return map, advance and gather for one particle: F, q and part of x to grad_state, v_i to grad_nodes."""
     F = read_matrix(state, p, spec.F, spec.dim)
@@ -268,17 +283,60 @@ def advance_adjoint(
                 grad_particles[p, 2 + spec.dim + j] = grad_particles[p, 2 + spec.dim + j] + grad_theta[j]
     grad_C = read_matrix(grad_after, p, 2 * spec.dim, spec.dim) + dt * (grad_trial @ F.transpose())
     first, f = locate(state, p, tile, tile_info, boundary, dx, spec.dim)
-    grad_x += gather_adjoint(nodes, grad_nodes, first, f, grad_v, grad_C, v_new, dx, spec.atomic)
+    grad_x += gather_adjoint(nodes, grad_nodes, first, f, grad_v, grad_C, v_new, dx, sums, slot, spec.atomic)
     write_vector(grad_state, p, 0, grad_x)
     write_matrix(grad_state, p, spec.F, grad_trial + dt * (C_new.transpose() @ grad_trial))
     write_internal(grad_state, p, grad_q, spec)
+
+
+@ti.func
+def momentum_adjoint(
+    state: ti.template(), grad_state: ti.template(), grad_particles: ti.template(), particles: ti.template(),
+    labels: ti.template(), theta: ti.template(), accel: ti.template(), grad_nodes: ti.template(), sums: ti.template(),
+    p, tile, slot, tile_info: ti.template(), boundary: ti.template(), dt, dx, spec: ti.template(),
+):  # fmt: skip
+    """Adjoint of stress and scatter for one particle: node adjoints to grad_state and grad_particles."""
+    momentum, affine, P = momentum_and_affine(state, particles, labels, theta, accel, p, dt, dx, spec)
+    mass = particles[p, 0]
+    first, f = locate(state, p, tile, tile_info, boundary, dx, spec.dim)
+    grad_momentum, grad_affine, grad_mass, grad_x = scatter_adjoint(
+        grad_nodes, first, f, momentum, affine, mass, dx, sums, slot
+    )
+    C = read_matrix(state, p, 2 * spec.dim, spec.dim)
+    F = read_matrix(state, p, spec.F, spec.dim)
+    q = read_internal(state, p, 1.0, spec)
+    th = read_vector(theta, labels[p, 1], 0, spec.laws.parameters)
+    grad_mass += grad_momentum.dot(momentum) / mass + (grad_affine * C).sum()
+    volume_rate = dt * 4.0 / (dx * dx)
+    grad_tau = (-volume_rate * particles[p, 1]) * grad_affine
+    grad_volume = -volume_rate * (grad_affine * (P @ F.transpose())).sum()
+    grad_F = read_matrix(grad_state, p, spec.F, spec.dim) + grad_tau.transpose() @ P
+    grad_C = mass * grad_affine
+    grad_q = read_internal(grad_state, p, 0.0, spec)
+    for m in ti.static(range(spec.laws.count)):
+        if labels[p, 2] == m:
+            grad_F_m, grad_q_m, grad_L, grad_theta = spec.laws.items[m].stress_vjp(grad_tau @ F, F, q, C, th)
+            grad_F += grad_F_m
+            grad_q += grad_q_m
+            grad_C += grad_L
+            for j in ti.static(range(spec.laws.parameters)):
+                grad_particles[p, 2 + spec.dim + j] = grad_particles[p, 2 + spec.dim + j] + grad_theta[j]
+    for a in ti.static(range(spec.dim)):
+        grad_state[p, a] = grad_state[p, a] + grad_x[a]
+        grad_particles[p, 2 + a] = grad_particles[p, 2 + a] + dt * mass * grad_momentum[a]
+    write_vector(grad_state, p, spec.dim, mass * grad_momentum)
+    write_matrix(grad_state, p, 2 * spec.dim, grad_C)
+    write_matrix(grad_state, p, spec.F, grad_F)
+    write_internal(grad_state, p, grad_q, spec)
+    grad_particles[p, 0] = grad_particles[p, 0] + grad_mass
+    grad_particles[p, 1] = grad_particles[p, 1] + grad_volume
 
 
 @ti.kernel
 def substep_adjoint(
     state: Rows, after: Rows, grad_after: Rows, grad_state: Rows, grad_particles: Rows,
     particles: Rows, labels: IntegerRows, theta: Rows, accel: Rows,
-    nodes: Vectors, grad_nodes: Vectors, history: Vectors, stages: Rows,
+    nodes: Vectors, grad_nodes: Vectors, sums: Vectors, history: Vectors, stages: Rows,
     tile_info: IntegerRows, owners: IntegerRows, shares: IntegerRows,
     motion: Rows, tool_params: Rows, tool_ints: IntegerRows, sdf: Scalars, boundary: Scalars, layout: Integers,
     wrench: Rows, grad_wrench: Rows, parts: Rows, grad_boundary: Scalars,
@@ -336,15 +394,15 @@ def substep_adjoint(
                 if ti.static(not spec.atomic):
                     for p in range(tile_info[tile, 0], tile_info[tile + 1, 0]):
                         advance_adjoint(
-                            state, after, grad_after, grad_state, grad_particles, labels, theta, nodes, grad_nodes, p,
-                            tile, tile_info, boundary, dt, dx, spec,
+                            state, after, grad_after, grad_state, grad_particles, labels, theta, nodes, grad_nodes,
+                            sums, p, tile, worker, tile_info, boundary, dt, dx, spec,
                         )  # fmt: skip
     if ti.static(spec.atomic):
         for p in range(state.shape[0]):
             tile = labels[p, 0]
             advance_adjoint(
-                state, after, grad_after, grad_state, grad_particles, labels, theta, nodes, grad_nodes, p, tile,
-                tile_info, boundary, dt, dx, spec,
+                state, after, grad_after, grad_state, grad_particles, labels, theta, nodes, grad_nodes, sums, p, tile,
+                p, tile_info, boundary, dt, dx, spec,
             )  # fmt: skip
 
     # walls, tools, division by mass
@@ -372,42 +430,15 @@ def substep_adjoint(
                         grad_mass -= grad_momentum.dot(v)
                         distribute(grad_nodes, owners, o, local, with_mass(grad_momentum, grad_mass))
 
-    # scatter, stress
-    for p in range(state.shape[0]):
-        momentum, affine, P = momentum_and_affine(state, particles, labels, theta, accel, p, dt, dx, spec)
-        mass = particles[p, 0]
-        first, f = locate(state, p, labels[p, 0], tile_info, boundary, dx, spec.dim)
-        grad_momentum, grad_affine, grad_mass, grad_x = scatter_adjoint(
-            grad_nodes, first, f, momentum, affine, mass, dx
-        )
-        C = read_matrix(state, p, 2 * spec.dim, spec.dim)
-        F = read_matrix(state, p, spec.F, spec.dim)
-        q = read_internal(state, p, 1.0, spec)
-        th = read_vector(theta, labels[p, 1], 0, spec.laws.parameters)
-        grad_mass += grad_momentum.dot(momentum) / mass + (grad_affine * C).sum()
-        volume_rate = dt * 4.0 / (dx * dx)
-        grad_tau = (-volume_rate * particles[p, 1]) * grad_affine
-        grad_volume = -volume_rate * (grad_affine * (P @ F.transpose())).sum()
-        grad_F = read_matrix(grad_state, p, spec.F, spec.dim) + grad_tau.transpose() @ P
-        grad_C = mass * grad_affine
-        grad_q = read_internal(grad_state, p, 0.0, spec)
-        for m in ti.static(range(spec.laws.count)):
-            if labels[p, 2] == m:
-                grad_F_m, grad_q_m, grad_L, grad_theta = spec.laws.items[m].stress_vjp(grad_tau @ F, F, q, C, th)
-                grad_F += grad_F_m
-                grad_q += grad_q_m
-                grad_C += grad_L
-                for j in ti.static(range(spec.laws.parameters)):
-                    grad_particles[p, 2 + spec.dim + j] = grad_particles[p, 2 + spec.dim + j] + grad_theta[j]
-        for a in ti.static(range(spec.dim)):
-            grad_state[p, a] = grad_state[p, a] + grad_x[a]
-            grad_particles[p, 2 + a] = grad_particles[p, 2 + a] + dt * mass * grad_momentum[a]
-        write_vector(grad_state, p, spec.dim, mass * grad_momentum)
-        write_matrix(grad_state, p, 2 * spec.dim, grad_C)
-        write_matrix(grad_state, p, spec.F, grad_F)
-        write_internal(grad_state, p, grad_q, spec)
-        grad_particles[p, 0] = grad_particles[p, 0] + grad_mass
-        grad_particles[p, 1] = grad_particles[p, 1] + grad_volume
+    for t in range(spec.stride * (shares.shape[0] - 1)):
+        if t % spec.stride == 0:
+            worker = t // spec.stride
+            for tile in range(shares[worker, 0], shares[worker + 1, 0]):
+                for p in range(tile_info[tile, 0], tile_info[tile + 1, 0]):
+                    momentum_adjoint(
+                        state, grad_state, grad_particles, particles, labels, theta, accel, grad_nodes, sums, p, tile,
+                        worker, tile_info, boundary, dt, dx, spec,
+                    )  # fmt: skip
 
     for c in range(parts.shape[1]):
         total = 0.0

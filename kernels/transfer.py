@@ -9,17 +9,16 @@ of node i, the offset d_i = x_i - x_p and D = dx^2 / 4,
 The two are transposes of each other up to the weights' own derivatives, so the adjoint of the one walks the nodes as the
 other does. A node value is a vector of d + 1: momentum and mass, or velocity and mass, or their adjoints.
 Functions take the index of the first node of the support in the tile's storage and the fraction f (bspline.py).
+
+Sums over nodes go through memory, ``sums``, SUMS rows for each ``slot`` (a worker): that is what makes the compiler
+keep the components of a node in one vector register, which halves the time (see ``put`` and ``chosen``).
 """
 
 from diffsim.kernels.bspline import slope, slopes, weight, weights
 from diffsim.kernels.lang import ti
 from diffsim.kernels.tiles import NODES
 
-
-@ti.func
-def stencil_strides(dim: ti.template()):
-    """Distance in storage between neighbors along each axis."""
-    return ti.Vector([ti.static(NODES ** (dim - 1 - a)) for a in range(dim)])
+SUMS = 7  # w y, its moments along three axes, and dw/dx y along three axes
 
 
 @ti.func
@@ -61,29 +60,87 @@ def add(nodes: ti.template(), i, value, atomic: ti.template()):
 
 
 @ti.func
+def chosen(i, stride: ti.template()):
+    """i times stride for a layer i = 0, 1, 2 that is known at run time only.
+
+    Chosen, not computed: for a product the compiler cannot prove that the components of a node are neighbors in memory,
+    and would load and store them one by one.
+    """
+    return ti.select(i == 0, 0, ti.select(i == 1, stride, 2 * stride))
+
+
+@ti.func
+def affine_rows(step, zero):
+    """The columns of ``step`` as node values.
+
+    The mass component is a run-time zero: a constant one would make the components differ in kind, and the compiler
+    would not put them into one vector register.
+    """
+    return [with_mass(ti.Vector([step[i, a] for i in range(step.n)]), zero) for a in ti.static(range(step.n))]
+
+
+@ti.func
 def scatter(nodes: ti.template(), first, f, momentum, affine, mass, dx, atomic: ti.template()):
     """Add w (momentum + affine d_i, mass) to every node of the support; momentum is that at the particle."""
     w = weights(f)
     step = affine * dx
     # the affine part is built up along the axes, which halves the arithmetic of affine @ d_i
     corner = with_mass(momentum - step @ f, mass)
-    rows = [with_mass(ti.Vector([step[i, a] for i in range(f.n)]), 0.0) for a in ti.static(range(f.n))]
+    rows = affine_rows(step, mass * 0.0)
     for i in range(3):  # a run-time loop: a third of the code to compile
+        row = first + chosen(i, ti.static(NODES ** (f.n - 1)))
         w_i = weight(i, f[0])
         value_i = corner + ti.cast(i, float) * rows[0]
         for j in ti.static(range(3)):
             value_j = value_i + j * rows[1]
             w_j = w_i * w[j, 1]
             if ti.static(f.n == 2):
-                add(nodes, first + i * NODES + j, w_j * value_j, atomic)
+                add(nodes, row + j, w_j * value_j, atomic)
             else:
                 for k in ti.static(range(3)):
                     value = value_j + k * rows[2]
-                    add(nodes, first + (i * NODES + j) * NODES + k, (w_j * w[k, 2]) * value, atomic)
+                    add(nodes, row + j * NODES + k, (w_j * w[k, 2]) * value, atomic)
 
 
 @ti.func
-def scatter_adjoint(grad_nodes: ti.template(), first, f, momentum, affine, mass, dx):
+def horizontal(vector):
+    """Sum of the components."""
+    total = vector[0]
+    for a in ti.static(range(1, vector.n)):
+        total += vector[a]
+    return total
+
+
+@ti.func
+def put(sums: ti.template(), index, keep, value):
+    """sums[index] = keep sums[index] + value, with keep 0 in the first layer.
+
+    Reading before writing makes the compiler compute one address for the components and use one vector register; plain
+    assignments of the same components stay scalar.
+    """
+    sums[index] = keep * sums[index] + value
+
+
+@ti.func
+def moments(sums: ti.template(), base, f, dx):
+    """sum w y and sum w y d^T from rows 0 .. 3 of sums, where d = (i, j, k) dx - f dx."""
+    total = sums[base]
+    matrix = ti.Matrix.zero(float, f.n, f.n)
+    for a in ti.static(range(f.n)):
+        column = sums[base + 1 + a]
+        for i in ti.static(range(f.n)):
+            matrix[i, a] = (column[i] - f[a] * total[i]) * dx
+    return total, matrix
+
+
+@ti.func
+def gradient_of_weights(sums: ti.template(), base, dim: ti.template(), dx):
+    """sum dw/dx y from rows 4 .. 6 of sums."""
+    return ti.Vector([horizontal(sums[base + 4 + a]) for a in range(dim)]) / dx
+
+
+@ti.func
+def scatter_adjoint(grad_nodes: ti.template(), first, f, momentum, affine, mass, dx, sums: ti.template(), slot):
     """Adjoint of scatter, for the node adjoints g_i of (m v)_i and m_i.
 
     grad_momentum = sum w g,  grad_affine = sum w g d^T,  grad_mass = sum w g_m,
@@ -92,82 +149,88 @@ def scatter_adjoint(grad_nodes: ti.template(), first, f, momentum, affine, mass,
     w, s = weights(f), slopes(f)
     step = affine * dx
     corner = with_mass(momentum - step @ f, mass)
-    rows = [with_mass(ti.Vector([step[i, a] for i in range(f.n)]), 0.0) for a in ti.static(range(f.n))]
-    total = ti.Vector.zero(float, f.n + 1)
-    moment = ti.Matrix.zero(float, f.n, f.n)
-    grad_f = ti.Vector.zero(float, f.n)
-    for i in range(3):  # a run-time loop: a third of the code to compile
-        w_i = weight(i, f[0])
-        value_i = corner + ti.cast(i, float) * rows[0]
+    rows = affine_rows(step, mass * 0.0)
+    zero = corner * 0.0
+    base = SUMS * slot
+    for i in range(3):
+        row = first + chosen(i, ti.static(NODES ** (f.n - 1)))
+        w_i, number, keep = weight(i, f[0]), ti.cast(i, float), ti.cast(ti.min(i, 1), float)
+        value_i = corner + number * rows[0]
+        line, line_1, line_2, work, work_1, work_2 = zero, zero, zero, zero, zero, zero
         for j in ti.static(range(3)):
             value_j = value_i + j * rows[1]
-            w_j = w_i * w[j, 1]
             if ti.static(f.n == 2):
-                g = grad_nodes[first + i * NODES + j]
-                work = g.dot(value_j)
-                grad_f[0] += slope(i, f[0]) * w[j, 1] * work
-                grad_f[1] += w_i * s[j, 1] * work
-                total += w_j * g
-                for a in ti.static(range(2)):
-                    moment[a, 0] += i * w_j * g[a]
-                    moment[a, 1] += j * w_j * g[a]
+                g = grad_nodes[row + j]
+                product = g * value_j
+                work += w[j, 1] * product
+                work_1 += s[j, 1] * product
+                line += w[j, 1] * g
+                line_1 += (j * w[j, 1]) * g
             else:
-                line = ti.Vector.zero(float, f.n + 1)
-                line_moment = ti.Vector.zero(float, f.n + 1)
-                work, work_slope = 0.0, 0.0
                 for k in ti.static(range(3)):
-                    g = grad_nodes[first + (i * NODES + j) * NODES + k]
-                    dot = g.dot(value_j + k * rows[2])
-                    work += w[k, 2] * dot
-                    work_slope += s[k, 2] * dot
-                    line += w[k, 2] * g
-                    line_moment += (k * w[k, 2]) * g
-                grad_f[0] += slope(i, f[0]) * w[j, 1] * work
-                grad_f[1] += w_i * s[j, 1] * work
-                grad_f[2] += w_j * work_slope
-                total += w_j * line
-                for a in ti.static(range(3)):
-                    moment[a, 0] += i * w_j * line[a]
-                    moment[a, 1] += j * w_j * line[a]
-                    moment[a, 2] += w_j * line_moment[a]
+                    g = grad_nodes[row + j * NODES + k]
+                    product = g * (value_j + k * rows[2])
+                    work += (w[j, 1] * w[k, 2]) * product
+                    work_1 += (s[j, 1] * w[k, 2]) * product
+                    work_2 += (w[j, 1] * s[k, 2]) * product
+                    line += (w[j, 1] * w[k, 2]) * g
+                    if ti.static(j > 0):
+                        line_1 += (j * w[j, 1] * w[k, 2]) * g
+                    if ti.static(k > 0):
+                        line_2 += (k * w[j, 1] * w[k, 2]) * g
+        put(sums, base, keep, w_i * line)
+        put(sums, base + 1, keep, (w_i * number) * line)
+        put(sums, base + 2, keep, w_i * line_1)
+        if ti.static(f.n == 3):
+            put(sums, base + 3, keep, w_i * line_2)
+        put(sums, base + 4, keep, slope(i, f[0]) * work)
+        put(sums, base + 5, keep, w_i * work_1)
+        if ti.static(f.n == 3):
+            put(sums, base + 6, keep, w_i * work_2)
+    total, grad_affine = moments(sums, base, f, dx)
     grad_momentum = without_mass(total)
-    grad_affine = (moment - grad_momentum.outer_product(f)) * dx
-    grad_x = grad_f / dx - affine.transpose() @ grad_momentum
+    grad_x = gradient_of_weights(sums, base, f.n, dx) - affine.transpose() @ grad_momentum
     return grad_momentum, grad_affine, total[f.n], grad_x
 
 
 @ti.func
-def gather(nodes: ti.template(), first, f, dx):
+def gather(nodes: ti.template(), first, f, dx, sums: ti.template(), slot):
     """Velocity v = sum w v_i and affine velocity C = 4/dx^2 sum w v_i d_i^T at a particle."""
     w = weights(f)
-    total = ti.Vector.zero(float, f.n)
-    moment = ti.Matrix.zero(float, f.n, f.n)
+    zero = with_mass(f * 0.0, f[0] * 0.0)
+    base = SUMS * slot
     for i in range(3):
-        w_i = weight(i, f[0])
+        row = first + chosen(i, ti.static(NODES ** (f.n - 1)))
+        w_i, number, keep = weight(i, f[0]), ti.cast(i, float), ti.cast(ti.min(i, 1), float)
+        line, line_1, line_2 = zero, zero, zero
         for j in ti.static(range(3)):
-            w_j = w_i * w[j, 1]
-            line = ti.Vector.zero(float, f.n)
-            line_moment = ti.Vector.zero(float, f.n)
             if ti.static(f.n == 2):
-                line = without_mass(nodes[first + i * NODES + j])
+                line += w[j, 1] * nodes[row + j]
+                line_1 += (j * w[j, 1]) * nodes[row + j]
             else:
+                along = zero
                 for k in ti.static(range(3)):
-                    v = without_mass(nodes[first + (i * NODES + j) * NODES + k])
-                    line += w[k, 2] * v
-                    line_moment += (k * w[k, 2]) * v
-            total += w_j * line
-            for a in ti.static(range(f.n)):
-                moment[a, 0] += i * w_j * line[a]
-                moment[a, 1] += j * w_j * line[a]
-                if ti.static(f.n == 3):
-                    moment[a, 2] += w_j * line_moment[a]
-    return total, (moment - total.outer_product(f)) * (4.0 / dx)
+                    v = nodes[row + j * NODES + k]
+                    along += w[k, 2] * v
+                    if ti.static(k > 0):
+                        line_2 += (k * w[j, 1] * w[k, 2]) * v
+                line += w[j, 1] * along
+                if ti.static(j > 0):
+                    line_1 += (j * w[j, 1]) * along
+        put(sums, base, keep, w_i * line)
+        put(sums, base + 1, keep, (w_i * number) * line)
+        put(sums, base + 2, keep, w_i * line_1)
+        if ti.static(f.n == 3):
+            put(sums, base + 3, keep, w_i * line_2)
+    total, C = moments(sums, base, f, 4.0 / dx)
+    return without_mass(total), C
 
 
 @ti.func
 def gather_adjoint(
-    nodes: ti.template(), grad_nodes: ti.template(), first, f, grad_v, grad_c, v, dx, atomic: ti.template()
-):
+    nodes: ti.template(), grad_nodes: ti.template(), first, f, grad_v, grad_c, v, dx, sums: ti.template(), slot,
+    atomic: ti.template(),
+):  # fmt: skip
     """Adjoint of gather: adds w (grad_v + B d_i), B = 4/dx^2 grad_C, to the nodes' adjoints and returns
 
     grad_x = sum dw/dx v_i . (grad_v + B d_i) - B^T v,  with v the gathered velocity.
@@ -175,31 +238,34 @@ def gather_adjoint(
     w, s = weights(f), slopes(f)
     affine = grad_c * (4.0 / (dx * dx))
     step = affine * dx
-    corner = with_mass(grad_v - step @ f, 0.0)
-    rows = [with_mass(ti.Vector([step[i, a] for i in range(f.n)]), 0.0) for a in ti.static(range(f.n))]
-    grad_f = ti.Vector.zero(float, f.n)
-    for i in range(3):  # a run-time loop: a third of the code to compile
-        w_i = weight(i, f[0])
-        value_i = corner + ti.cast(i, float) * rows[0]
+    nothing = f[0] * 0.0
+    corner = with_mass(grad_v - step @ f, nothing)  # nothing comes back to the mass of a node
+    rows = affine_rows(step, nothing)
+    zero = corner * 0.0
+    base = SUMS * slot
+    for i in range(3):
+        row = first + chosen(i, ti.static(NODES ** (f.n - 1)))
+        w_i, number, keep = weight(i, f[0]), ti.cast(i, float), ti.cast(ti.min(i, 1), float)
+        value_i = corner + number * rows[0]
+        work, work_1, work_2 = zero, zero, zero
         for j in ti.static(range(3)):
             value_j = value_i + j * rows[1]
-            w_j = w_i * w[j, 1]
             if ti.static(f.n == 2):
-                node = first + i * NODES + j
-                work = nodes[node].dot(value_j)
-                grad_f[0] += slope(i, f[0]) * w[j, 1] * work
-                grad_f[1] += w_i * s[j, 1] * work
-                add(grad_nodes, node, w_j * value_j, atomic)
+                product = nodes[row + j] * value_j
+                work += w[j, 1] * product
+                work_1 += s[j, 1] * product
+                add(grad_nodes, row + j, (w_i * w[j, 1]) * value_j, atomic)
             else:
-                work, work_slope = 0.0, 0.0
                 for k in ti.static(range(3)):
-                    node = first + (i * NODES + j) * NODES + k
+                    node = row + j * NODES + k
                     value = value_j + k * rows[2]
-                    dot = nodes[node].dot(value)  # the mass component of value is zero
-                    work += w[k, 2] * dot
-                    work_slope += s[k, 2] * dot
-                    add(grad_nodes, node, (w_j * w[k, 2]) * value, atomic)
-                grad_f[0] += slope(i, f[0]) * w[j, 1] * work
-                grad_f[1] += w_i * s[j, 1] * work
-                grad_f[2] += w_j * work_slope
-    return grad_f / dx - affine.transpose() @ v
+                    product = nodes[node] * value
+                    work += (w[j, 1] * w[k, 2]) * product
+                    work_1 += (s[j, 1] * w[k, 2]) * product
+                    work_2 += (w[j, 1] * s[k, 2]) * product
+                    add(grad_nodes, node, (w_i * w[j, 1] * w[k, 2]) * value, atomic)
+        put(sums, base + 4, keep, slope(i, f[0]) * work)
+        put(sums, base + 5, keep, w_i * work_1)
+        if ti.static(f.n == 3):
+            put(sums, base + 6, keep, w_i * work_2)
+    return gradient_of_weights(sums, base, f.n, dx) - affine.transpose() @ v
