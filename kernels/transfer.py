@@ -167,17 +167,22 @@ def scatter_adjoint(grad_nodes: ti.template(), first, f, momentum, affine, mass,
                 line += w[j, 1] * g
                 line_1 += (j * w[j, 1]) * g
             else:
+                along, along_2, product, product_2 = zero, zero, zero, zero
                 for k in ti.static(range(3)):
                     g = grad_nodes[row + j * NODES + k]
-                    product = g * (value_j + k * rows[2])
-                    work += (w[j, 1] * w[k, 2]) * product
-                    work_1 += (s[j, 1] * w[k, 2]) * product
-                    work_2 += (w[j, 1] * s[k, 2]) * product
-                    line += (w[j, 1] * w[k, 2]) * g
-                    if ti.static(j > 0):
-                        line_1 += (j * w[j, 1] * w[k, 2]) * g
+                    at_node = g * (value_j + k * rows[2])
+                    product += w[k, 2] * at_node
+                    product_2 += s[k, 2] * at_node
+                    along += w[k, 2] * g
                     if ti.static(k > 0):
-                        line_2 += (k * w[j, 1] * w[k, 2]) * g
+                        along_2 += (k * w[k, 2]) * g
+                work += w[j, 1] * product
+                work_1 += s[j, 1] * product
+                work_2 += w[j, 1] * product_2
+                line += w[j, 1] * along
+                line_2 += w[j, 1] * along_2
+                if ti.static(j > 0):
+                    line_1 += (j * w[j, 1]) * along
         put(sums, base, keep, w_i * line)
         put(sums, base + 1, keep, (w_i * number) * line)
         put(sums, base + 2, keep, w_i * line_1)
@@ -208,13 +213,14 @@ def gather(nodes: ti.template(), first, f, dx, sums: ti.template(), slot):
                 line += w[j, 1] * nodes[row + j]
                 line_1 += (j * w[j, 1]) * nodes[row + j]
             else:
-                along = zero
+                along, along_2 = zero, zero
                 for k in ti.static(range(3)):
                     v = nodes[row + j * NODES + k]
                     along += w[k, 2] * v
                     if ti.static(k > 0):
-                        line_2 += (k * w[j, 1] * w[k, 2]) * v
+                        along_2 += (k * w[k, 2]) * v
                 line += w[j, 1] * along
+                line_2 += w[j, 1] * along_2
                 if ti.static(j > 0):
                     line_1 += (j * w[j, 1]) * along
         put(sums, base, keep, w_i * line)
@@ -256,14 +262,17 @@ def gather_adjoint(
                 work_1 += s[j, 1] * product
                 add(grad_nodes, row + j, (w_i * w[j, 1]) * value_j, atomic)
             else:
+                product, product_2 = zero, zero
                 for k in ti.static(range(3)):
                     node = row + j * NODES + k
                     value = value_j + k * rows[2]
-                    product = nodes[node] * value
-                    work += (w[j, 1] * w[k, 2]) * product
-                    work_1 += (s[j, 1] * w[k, 2]) * product
-                    work_2 += (w[j, 1] * s[k, 2]) * product
+                    at_node = nodes[node] * value
+                    product += w[k, 2] * at_node
+                    product_2 += s[k, 2] * at_node
                     add(grad_nodes, node, (w_i * w[j, 1] * w[k, 2]) * value, atomic)
+                work += w[j, 1] * product
+                work_1 += s[j, 1] * product
+                work_2 += w[j, 1] * product_2
         put(sums, base + 4, keep, slope(i, f[0]) * work)
         put(sums, base + 5, keep, w_i * work_1)
         if ti.static(f.n == 3):
