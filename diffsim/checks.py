@@ -57,26 +57,29 @@ def check_variables(scene: Scene, steps: int, seed: int = 0) -> list[Row]:
         noise = torch.randn(variable.shape, generator=generator, dtype=torch.float64).to(variable)
         direction = gradient / gradient.norm() + noise / noise.norm()
         direction *= max(1.0, float(variable.detach().abs().max())) / direction.norm()
-        rows.append(_row(scene, steps, name, variable, direction, float((gradient * direction).sum()), base, branches))
+        rows.append(_row(scene, steps, name, variable, direction, gradient, base, branches))
     return rows
 
 
 @torch.no_grad()
-def _row(scene, steps, name, variable, direction, derivative, base, branches) -> Row:
+def _row(scene, steps, name, variable, direction, gradient, base, branches) -> Row:
     start, best, remainders, switches = variable.clone(), math.inf, [], 0
     base = float(base)
     for size in SIZES:
         values = []
         for sign in (1, -1):
             variable.copy_(start + sign * size * direction)
+            # by what it has really changed: a variable of single precision rounds the direction
+            predicted = float((gradient.double() * (variable.double() - start.double())).sum())
             value, taken = _evaluate(scene, steps)
             if taken == branches:
-                values.append(float(value))
+                values.append((float(value), predicted))
             else:
                 switches += 1
         if len(values) == 2:
-            best = min(best, abs((values[0] - values[1]) / (2 * size) - derivative) / abs(derivative))
-            remainders.append(abs(values[0] - base - size * derivative))
+            change, expected = (plus - minus for plus, minus in zip(*values, strict=True))
+            best = min(best, abs(change - expected) / abs(expected))
+            remainders.append(abs(values[0][0] - base - values[0][1]))
     variable.copy_(start)
     return Row(name, best, _slope(remainders, base), switches)
 

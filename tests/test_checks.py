@@ -48,6 +48,17 @@ def test_a_right_gradient_passes(policy):
 
 
 @needs_f64
+def test_a_variable_of_single_precision_is_checked_at_what_it_rounds_to():
+    scene = load(PROJECTILE)
+    speed = torch.nn.Parameter(torch.tensor([1.0, 3.0], dtype=torch.float32))
+    start, _ = scene.start()
+    scene.variables, scene.bounds = {"speed": speed}, {}
+    scene.setup = lambda: (start._replace(v=speed.to(start.v)[None]), torch.zeros(10, 1, 6, dtype=start.x.dtype))
+    (row,) = check_variables(scene, 3)
+    assert row.difference < 1e-6
+
+
+@needs_f64
 def test_a_gradient_off_by_a_thousandth_is_found():
     (row,) = check_variables(with_objective(lambda loss, path: Wrong.apply(loss)), 3)
     assert row.difference == pytest.approx(1e-3, rel=1e-2)
