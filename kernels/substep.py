@@ -246,15 +246,22 @@ def substep_forward(
                                 number = number * 4099 + node[a]
                             ti.atomic_add(trace[HASH], (number * 7919 + 1) * (branches * 104729 + 1))
 
-    for t in range(spec.stride * (shares.shape[0] - 1)):
-        if t % spec.stride == 0:
-            worker = t // spec.stride
-            for tile in range(shares[worker, 0], shares[worker + 1, 0]):
-                for p in range(tile_info[tile, 0], tile_info[tile + 1, 0]):
-                    advance(
-                        state, after, labels, theta, nodes, sums, p, tile, worker, tile_info, boundary, layout, flags,
-                        trace, codes, dt, dx, spec,
-                    )  # fmt: skip
+    if ti.static(spec.atomic):
+        for p in range(state.shape[0]):
+            advance(
+                state, after, labels, theta, nodes, sums, p, labels[p, 0], p, tile_info, boundary, layout, flags, trace,
+                codes, dt, dx, spec,
+            )  # fmt: skip
+    else:
+        for t in range(spec.stride * (shares.shape[0] - 1)):
+            if t % spec.stride == 0:
+                worker = t // spec.stride
+                for tile in range(shares[worker, 0], shares[worker + 1, 0]):
+                    for p in range(tile_info[tile, 0], tile_info[tile + 1, 0]):
+                        advance(
+                            state, after, labels, theta, nodes, sums, p, tile, worker, tile_info, boundary, layout,
+                            flags, trace, codes, dt, dx, spec,
+                        )  # fmt: skip
 
 
 @ti.func
@@ -430,15 +437,23 @@ def substep_adjoint(
                         grad_mass -= grad_momentum.dot(v)
                         distribute(grad_nodes, owners, o, local, with_mass(grad_momentum, grad_mass))
 
-    for t in range(spec.stride * (shares.shape[0] - 1)):
-        if t % spec.stride == 0:
-            worker = t // spec.stride
-            for tile in range(shares[worker, 0], shares[worker + 1, 0]):
-                for p in range(tile_info[tile, 0], tile_info[tile + 1, 0]):
-                    momentum_adjoint(
-                        state, grad_state, grad_particles, particles, labels, theta, accel, grad_nodes, sums, p, tile,
-                        worker, tile_info, boundary, dt, dx, spec,
-                    )  # fmt: skip
+    # scatter, stress
+    if ti.static(spec.atomic):
+        for p in range(state.shape[0]):
+            momentum_adjoint(
+                state, grad_state, grad_particles, particles, labels, theta, accel, grad_nodes, sums, p, labels[p, 0],
+                p, tile_info, boundary, dt, dx, spec,
+            )  # fmt: skip
+    else:
+        for t in range(spec.stride * (shares.shape[0] - 1)):
+            if t % spec.stride == 0:
+                worker = t // spec.stride
+                for tile in range(shares[worker, 0], shares[worker + 1, 0]):
+                    for p in range(tile_info[tile, 0], tile_info[tile + 1, 0]):
+                        momentum_adjoint(
+                            state, grad_state, grad_particles, particles, labels, theta, accel, grad_nodes, sums, p,
+                            tile, worker, tile_info, boundary, dt, dx, spec,
+                        )  # fmt: skip
 
     for c in range(parts.shape[1]):
         total = 0.0

@@ -33,7 +33,7 @@ class Tiles:
     order: (n,) user's index of each sorted particle. tile: (n,) its tile.
     tile_info: (tiles + 1, 1 + d) first particle, then the first node per axis; the last row closes the list.
     owners: (owners, d + 2^d) first node per axis, then the tiles that hold the block's nodes, -1 where there is none.
-    shares: (WORKERS + 1, 2) first tile and first owner of each worker.
+    shares: (workers + 1, 2) first tile and first owner of each worker.
     """
 
     order: torch.Tensor
@@ -122,11 +122,15 @@ def sort(x, origin, cells, dx):
     owners[:, :dim] = (owner - 1) * CELLS - 1
     owners[:, dim:] = lookup[tuple(held.reshape(-1, dim).T.long())].reshape(len(owner), -1)
 
-    parts = torch.arange(WORKERS + 1, device=context.tensor_device)
-    shares = torch.empty(WORKERS + 1, 2, **integers)
-    shares[:, 0] = torch.searchsorted(first, parts * count // WORKERS)
-    shares[-1, 0] = len(used)
-    shares[:, 1] = parts * len(owner) // WORKERS
+    if context.device == "cpu":
+        parts = torch.arange(WORKERS + 1)
+        shares = torch.empty(WORKERS + 1, 2, **integers)
+        shares[:, 0] = torch.searchsorted(first, parts * count // WORKERS)
+        shares[-1, 0] = len(used)
+        shares[:, 1] = parts * len(owner) // WORKERS
+    else:  # a thread for each
+        parts = torch.arange(len(owner) + 1, device=context.tensor_device)
+        shares = torch.stack([parts.clamp(max=len(used)), parts], 1).to(torch.int32)
     return Tiles(order, tile, tile_info, owners, shares)
 
 
