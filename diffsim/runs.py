@@ -25,6 +25,12 @@ CONTENT = (
     "frames",
     "video.mp4",
     "loss.png",
+    "last.png",
+    "last.ply",
+    "best.safetensors",
+    "controls.csv",
+    "controls.npy",
+    "controls.png",
     "checkpoints",
 )
 
