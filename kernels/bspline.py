@@ -1,7 +1,7 @@
 """Quadratic B-splines on a regular grid (Steffen, Kirby and Berzins 2008), in grid coordinates.
 
-A point at grid coordinate x has support base .. base + 2 per axis, base = floor(x - 1/2); its fraction f = x - base lies
-in [1/2, 3/2). The weights of the three nodes are
+A point at grid coordinate x has support base .. base + 2 per axis, base = floor(x - 1/2); its fraction f = x - base
+lies in [1/2, 3/2). The weights of the three nodes are
 
     1/2 (3/2 - f)^2,   3/4 - (f - 1)^2,   1/2 (f - 1/2)^2.
 """

@@ -210,8 +210,8 @@ def advance(packed, work, keep):
         trace.zero_()
         particle, topology, boundary, numbers = work.common(s)
         launch(
-            substep_forward, state, after, *particle, work.nodes, work.sums, *topology, *boundary, work.wrench, work.flags, trace,
-            codes, *numbers, spec,
+            substep_forward, state, after, *particle, work.nodes, work.sums, *topology, *boundary, work.wrench,
+            work.flags, trace, codes, *numbers, spec,
         )  # fmt: skip
         flags = work.flags.tolist()
         if flags[NOT_FINITE:] != [NONE] * (FLAGS - 1):
@@ -230,7 +230,7 @@ def advance(packed, work, keep):
 
 
 def retreat(grad, grad_wrench, segments, work, named=False):
-    """Run the adjoints. Returns the gradients of packed state, particles, theta per particle, and boundary per substep."""
+    """Run the adjoints. Returns the gradients of the packed state, per particle, and of the boundary per substep."""
     setting = work.setting
     dim = setting.dim
     spec = specification(setting, False)
@@ -254,8 +254,8 @@ def retreat(grad, grad_wrench, segments, work, named=False):
             particle, topology, boundary, numbers = work.common(s)
             launch(
                 substep_adjoint, segment.states[i], segment.states[i + 1], grad_after, grad_state, sorted_particle,
-                *particle, work.nodes, grad_nodes, work.sums, history, stages, *topology, *boundary, work.wrench, grad_wrench,
-                parts, grad_boundary[s], *numbers, spec,
+                *particle, work.nodes, grad_nodes, work.sums, history, stages, *topology, *boundary, work.wrench,
+                grad_wrench, parts, grad_boundary[s], *numbers, spec,
             )  # fmt: skip
             if named and not torch.isfinite(grad_state).all():
                 step = round(setting.time / (setting.dt * setting.substeps))

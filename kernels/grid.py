@@ -149,10 +149,11 @@ def node_velocity_adjoint(
     motion: ti.template(), tool_params: ti.template(), tool_ints: ti.template(), sdf: ti.template(),
     boundary: ti.template(), layout: ti.template(), parts: ti.template(), spec: ti.template(),
 ):  # fmt: skip
-    """Adjoint of node_velocity: grad is that of its result, v its argument, i the node's row in the scratch ``stages``.
+    """Adjoint of node_velocity: grad is that of its result, v its argument, i the node's row in ``stages``.
 
-    Adds the gradients of motion, friction and softness of tool t to ``parts[o, 20 t:]`` and those of the walls' friction
-    behind them. Returns the gradients of v and of the node's mass.
+    Adds the gradients of motion, friction and softness of tool t to ``parts[o, 20 t:]`` and those of the walls'
+    friction behind them; ``stages`` is scratch for the velocities between the tools. Returns the gradients of v and of
+    the node's mass.
     """
     tools = 0
     x = position(node, boundary, dx)

@@ -15,7 +15,7 @@ elif LANGUAGE == "quadrants":
     try:
         import quadrants as ti
     except ImportError as error:
-        raise ImportError("DIFFSIM_KERNEL_LANGUAGE=quadrants needs the extra: pip install 'diffsim[quadrants]'") from error
+        raise ImportError("DIFFSIM_KERNEL_LANGUAGE=quadrants needs: pip install 'diffsim[quadrants]'") from error
 else:
     raise ImportError(f"DIFFSIM_KERNEL_LANGUAGE={LANGUAGE!r} is not known; use 'taichi' or 'quadrants'")
 

@@ -137,8 +137,10 @@ def clear_tile(nodes: ti.template(), tile, dim: ti.template()):
 
 
 @ti.func
-def watch(state: ti.template(), p, tile, step, J, tile_info: ti.template(), boundary: ti.template(), layout: ti.template(),
-          flags: ti.template(), dx, dim: ti.template()):  # fmt: skip
+def watch(
+    state: ti.template(), p, tile, step, J, tile_info: ti.template(), boundary: ti.template(), layout: ti.template(),
+    flags: ti.template(), dx, dim: ti.template(),
+):  # fmt: skip
     """Flag a particle that is not finite, left the grid, moved more than a cell, inverted, or drifted from its tile."""
     for a in ti.static(range(dim)):
         x = (state[p, a] - boundary[a]) * (1.0 / dx)
@@ -271,7 +273,7 @@ def advance_adjoint(
     grad_nodes: ti.template(), sums: ti.template(), p, tile, slot, tile_info: ti.template(), boundary: ti.template(),
     dt, dx, spec: ti.template(),
 ):  # fmt: skip
-    """Adjoint of return map, advance and gather for one particle: F, q and part of x to grad_state, v_i to grad_nodes."""
+    """Adjoint of return map, advance and gather for one particle: to F, q and x of grad_state, and to grad_nodes."""
     F = read_matrix(state, p, spec.F, spec.dim)
     q = read_internal(state, p, 1.0, spec)
     v_new = read_vector(after, p, spec.dim, spec.dim)
@@ -351,8 +353,8 @@ def substep_adjoint(
 ):  # fmt: skip
     """grad_after -> grad_state.
 
-    Adds the gradients of mass, volume, b and theta to ``grad_particles``; writes those of the tools' motion, friction and
-    softness and of the walls' friction to ``grad_boundary``.
+    Adds the gradients of mass, volume, b and theta to ``grad_particles``; writes those of the tools' motion, friction
+    and softness and of the walls' friction to ``grad_boundary``.
     """
     # scatter and grid again, keeping (m v)_i / m_i and m_i of every node
     for t in range(spec.stride * (shares.shape[0] - 1)):

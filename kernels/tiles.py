@@ -1,13 +1,13 @@
 """Tiles: the particles of 4^d cells, and a private copy of the 8^d nodes that they can touch.
 
 A particle touches the nodes base .. base + 2. Tile K holds, in the user's order, the particles with base in
-4K .. 4K + 3 when they were sorted. Its nodes are 4K - 1 .. 4K + 6, so a base may change by one on either side before the
-tile must be sorted anew. Each tile is summed by one thread in a fixed order into its own nodes; a node then adds up the
-at most 2^d tiles that hold it, again in a fixed order. Nothing depends on the number of threads, no atomic is
+4K .. 4K + 3 when they were sorted. Its nodes are 4K - 1 .. 4K + 6, so a base may change by one on either side before
+the tile must be sorted anew. Each tile is summed by one thread in a fixed order into its own nodes; a node then adds up
+the at most 2^d tiles that hold it, again in a fixed order. Nothing depends on the number of threads, no atomic is
 needed, and only tiles with particles exist, so memory and time follow the occupied volume.
 
-With k = floor((i + 1) / 4), node i of the grid is held by exactly the tiles k (at local index 0 .. 3) and k - 1 (4 .. 7)
-of each axis. So the nodes are updated in blocks of 4^d that share the same 2^d tiles, the *owners*.
+With k = floor((i + 1) / 4), node i of the grid is held by exactly the tiles k (at local index 0 .. 3) and k - 1
+(4 .. 7) of each axis. So the nodes are updated in blocks of 4^d that share the same 2^d tiles, the *owners*.
 
 Sorting has no derivative: it only chooses an order of summation.
 """

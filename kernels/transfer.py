@@ -1,13 +1,13 @@
 """Transfers between particles and the nodes of their tile: scatter and gather, each with its adjoint.
 
-MLS-MPM with APIC (Hu et al. 2018, A moving least squares material point method; Jiang et al. 2015). With the weights w_i
-of node i, the offset d_i = x_i - x_p and D = dx^2 / 4,
+MLS-MPM with APIC (Hu et al. 2018, A moving least squares material point method; Jiang et al. 2015). With the weights
+w_i of node i, the offset d_i = x_i - x_p and D = dx^2 / 4,
 
     scatter   (m, m v)_i += w_i (m, m v + A d_i)
     gather    v = sum_i w_i v_i,    C = D^-1 sum_i w_i v_i d_i^T
 
-The two are transposes of each other up to the weights' own derivatives, so the adjoint of the one walks the nodes as the
-other does. A node value is a vector of d + 1: momentum and mass, or velocity and mass, or their adjoints.
+The two are transposes of each other up to the weights' own derivatives, so the adjoint of the one walks the nodes as
+the other does. A node value is a vector of d + 1: momentum and mass, or velocity and mass, or their adjoints.
 Functions take the index of the first node of the support in the tile's storage and the fraction f (bspline.py).
 
 Sums over nodes go through memory, ``sums``, SUMS rows for each ``slot`` (a worker): that is what makes the compiler

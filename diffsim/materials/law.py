@@ -91,6 +91,11 @@ class Elastic(Law):
 
     own_map = None
 
+    def modulus(self) -> torch.Tensor:
+        """P-wave modulus at rest [Pa], lam + 2 mu: with the density it gives the speed of sound."""
+        mu, lam = lame(self.E, self.nu)
+        return lam + 2 * mu
+
     def energy(self, F, q=None):
         """Energy density psi (n,) [J/m^3]. F: (n, d, d); q: (n, k), in 2-D F33 first when not empty."""
         laws = combine(((self.functions, self.own_map),))

@@ -83,5 +83,9 @@ class Liquid(Elastic):
         hold(self, "E", E, POSITIVE, " Pa")
         hold(self, "nu", nu, POISSON)
 
+    def modulus(self):
+        """Bulk modulus lam [Pa]: there is no shear."""
+        return lame(self.E, self.nu)[1]
+
     def theta(self):
         return [lame(self.E, self.nu)[1]]

@@ -40,6 +40,8 @@ class Prescribed(Elastic):
         P: first Piola-Kirchhoff stress [Pa], (n, d, d).
     """
 
+    modulus = None  # unknown here
+
     def __init__(self, P):
         super().__init__()
         self.register_buffer("P", P)

@@ -1,6 +1,7 @@
 """The material point method: MLS-MPM with APIC transfers and quadratic B-splines, in 2-D (plane strain) and 3-D."""
 
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -104,7 +105,8 @@ class MPM(nn.Module):
         """A state from positions; F is the identity and C zero unless given.
 
         Args:
-            x: (n, d) [m]. v: a number, (d,) or (n, d) [m/s]. volume: a number or (n,) [m^3]. material: an index or (n,).
+            x: (n, d) [m]. v: a number, (d,) or (n, d) [m/s]. volume: a number or (n,) [m^3].
+            material: an index or (n,).
 
         Raises:
             DataError: shapes that do not fit, values that are not finite, particles outside the grid.
@@ -143,8 +145,8 @@ class MPM(nn.Module):
             p = int(outside.nonzero()[0])
             raise DataError(
                 f"initial_state: particle {p} at {tuple(round(c, 6) for c in x[p].tolist())} is outside the grid "
-                f"(half a cell inside {self.grid.origin} .. {self.grid.upper}); {int(outside.sum())} are: move the body or "
-                "enlarge the grid"
+                f"(half a cell inside {self.grid.origin} .. {self.grid.upper}), {int(outside.sum())} are in all: "
+                "move the body or enlarge the grid"
             )
         q = torch.zeros(count, self.internals, dtype=dtype, device=device)
         if self.stretch:
@@ -153,9 +155,25 @@ class MPM(nn.Module):
             chosen = (material == index).nonzero().flatten()
             own = part.initial(len(chosen), dim).to(device, dtype)
             q[chosen, : own.shape[1]] = own
+        self._check_courant(material)
         pose = initial_pose(self.tools).to(device, dtype) if len(self.tools) else x.new_zeros(0, 7)
         time = torch.zeros((), dtype=torch.float64)
         return State(x, v, C, F, q, pose, x.new_zeros(len(self.tools), 6), x, volume, material, time)
+
+    def _check_courant(self, material):
+        """Warn where a sound wave would cross more than a cell in a substep."""
+        for number, part in enumerate(self.materials):
+            modulus = getattr(part.elastic, "modulus", None)
+            if modulus is None or not (material == number).any():
+                continue
+            speed = float((modulus().detach() / torch.as_tensor(part.density).detach()).max().sqrt())
+            courant = speed * self.dt / self.grid.dx
+            if courant > 1:
+                warnings.warn(
+                    f"material {number}: the acoustic Courant number is {courant:.2f} (sound {speed:.4g} m/s, dt "
+                    f"{self.dt:.4g} s, dx {self.grid.dx:.4g} m); above 1 the step is unstable: reduce dt",
+                    stacklevel=3,
+                )
 
     def inside(self, x: Tensor) -> Tensor:
         """Whether the support of each position lies inside the grid, (n,)."""
@@ -231,7 +249,9 @@ class MPM(nn.Module):
             values = [torch.as_tensor(t, dtype=context.dtype) for t in (*material.theta(), material.density)]
             size = max((v.numel() for v in values), default=1)
             if size not in (1, count):
-                raise SceneError(f"material {number}: a parameter has {size} values; give one or {count}, one per particle")
+                raise SceneError(
+                    f"material {number}: a parameter has {size} values; give one or {count}, one per particle"
+                )
             values = [v.reshape(-1).expand(size) for v in values]
             padding = [values[-1].new_zeros(size)] * (self.laws.parameters - len(values) + 1)
             rows.append(torch.stack([*values[:-1], *padding, values[-1]], 1))
