@@ -91,15 +91,17 @@ def scatter(nodes: ti.template(), first, f, momentum, affine, mass, dx, atomic: 
         row = first + chosen(i, ti.static(NODES ** (f.n - 1)))
         w_i = weight(i, f[0])
         value_i = corner + ti.cast(i, float) * rows[0]
-        for j in ti.static(range(3)):
-            value_j = value_i + j * rows[1]
-            w_j = w_i * w[j, 1]
+        for j in range(3):
+            w_1, number_1 = weight(j, f[1]), ti.cast(j, float)
+            line_start = row + chosen(j, ti.static(NODES ** (f.n - 2)))
+            value_j = value_i + number_1 * rows[1]
+            w_j = w_i * w_1
             if ti.static(f.n == 2):
-                add(nodes, row + j, w_j * value_j, atomic)
+                add(nodes, line_start, w_j * value_j, atomic)
             else:
                 for k in ti.static(range(3)):
                     value = value_j + k * rows[2]
-                    add(nodes, row + j * NODES + k, (w_j * w[k, 2]) * value, atomic)
+                    add(nodes, line_start + k, (w_j * w[k, 2]) * value, atomic)
 
 
 @ti.func
@@ -157,32 +159,33 @@ def scatter_adjoint(grad_nodes: ti.template(), first, f, momentum, affine, mass,
         w_i, number, keep = weight(i, f[0]), ti.cast(i, float), ti.cast(ti.min(i, 1), float)
         value_i = corner + number * rows[0]
         line, line_1, line_2, work, work_1, work_2 = zero, zero, zero, zero, zero, zero
-        for j in ti.static(range(3)):
-            value_j = value_i + j * rows[1]
+        for j in range(3):
+            w_1, s_1, number_1 = weight(j, f[1]), slope(j, f[1]), ti.cast(j, float)
+            line_start = row + chosen(j, ti.static(NODES ** (f.n - 2)))
+            value_j = value_i + number_1 * rows[1]
             if ti.static(f.n == 2):
-                g = grad_nodes[row + j]
+                g = grad_nodes[line_start]
                 product = g * value_j
-                work += w[j, 1] * product
-                work_1 += s[j, 1] * product
-                line += w[j, 1] * g
-                line_1 += (j * w[j, 1]) * g
+                work += w_1 * product
+                work_1 += s_1 * product
+                line += w_1 * g
+                line_1 += (number_1 * w_1) * g
             else:
                 along, along_2, product, product_2 = zero, zero, zero, zero
                 for k in ti.static(range(3)):
-                    g = grad_nodes[row + j * NODES + k]
+                    g = grad_nodes[line_start + k]
                     at_node = g * (value_j + k * rows[2])
                     product += w[k, 2] * at_node
                     product_2 += s[k, 2] * at_node
                     along += w[k, 2] * g
                     if ti.static(k > 0):
                         along_2 += (k * w[k, 2]) * g
-                work += w[j, 1] * product
-                work_1 += s[j, 1] * product
-                work_2 += w[j, 1] * product_2
-                line += w[j, 1] * along
-                line_2 += w[j, 1] * along_2
-                if ti.static(j > 0):
-                    line_1 += (j * w[j, 1]) * along
+                work += w_1 * product
+                work_1 += s_1 * product
+                work_2 += w_1 * product_2
+                line += w_1 * along
+                line_2 += w_1 * along_2
+                line_1 += (number_1 * w_1) * along
         put(sums, base, keep, w_i * line)
         put(sums, base + 1, keep, (w_i * number) * line)
         put(sums, base + 2, keep, w_i * line_1)
@@ -208,21 +211,22 @@ def gather(nodes: ti.template(), first, f, dx, sums: ti.template(), slot):
         row = first + chosen(i, ti.static(NODES ** (f.n - 1)))
         w_i, number, keep = weight(i, f[0]), ti.cast(i, float), ti.cast(ti.min(i, 1), float)
         line, line_1, line_2 = zero, zero, zero
-        for j in ti.static(range(3)):
+        for j in range(3):
+            w_1, number_1 = weight(j, f[1]), ti.cast(j, float)
+            line_start = row + chosen(j, ti.static(NODES ** (f.n - 2)))
             if ti.static(f.n == 2):
-                line += w[j, 1] * nodes[row + j]
-                line_1 += (j * w[j, 1]) * nodes[row + j]
+                line += w_1 * nodes[line_start]
+                line_1 += (number_1 * w_1) * nodes[line_start]
             else:
                 along, along_2 = zero, zero
                 for k in ti.static(range(3)):
-                    v = nodes[row + j * NODES + k]
+                    v = nodes[line_start + k]
                     along += w[k, 2] * v
                     if ti.static(k > 0):
                         along_2 += (k * w[k, 2]) * v
-                line += w[j, 1] * along
-                line_2 += w[j, 1] * along_2
-                if ti.static(j > 0):
-                    line_1 += (j * w[j, 1]) * along
+                line += w_1 * along
+                line_2 += w_1 * along_2
+                line_1 += (number_1 * w_1) * along
         put(sums, base, keep, w_i * line)
         put(sums, base + 1, keep, (w_i * number) * line)
         put(sums, base + 2, keep, w_i * line_1)
@@ -254,25 +258,27 @@ def gather_adjoint(
         w_i, number, keep = weight(i, f[0]), ti.cast(i, float), ti.cast(ti.min(i, 1), float)
         value_i = corner + number * rows[0]
         work, work_1, work_2 = zero, zero, zero
-        for j in ti.static(range(3)):
-            value_j = value_i + j * rows[1]
+        for j in range(3):
+            w_1, s_1, number_1 = weight(j, f[1]), slope(j, f[1]), ti.cast(j, float)
+            line_start = row + chosen(j, ti.static(NODES ** (f.n - 2)))
+            value_j = value_i + number_1 * rows[1]
             if ti.static(f.n == 2):
-                product = nodes[row + j] * value_j
-                work += w[j, 1] * product
-                work_1 += s[j, 1] * product
-                add(grad_nodes, row + j, (w_i * w[j, 1]) * value_j, atomic)
+                product = nodes[line_start] * value_j
+                work += w_1 * product
+                work_1 += s_1 * product
+                add(grad_nodes, line_start, (w_i * w_1) * value_j, atomic)
             else:
                 product, product_2 = zero, zero
                 for k in ti.static(range(3)):
-                    node = row + j * NODES + k
+                    node = line_start + k
                     value = value_j + k * rows[2]
                     at_node = nodes[node] * value
                     product += w[k, 2] * at_node
                     product_2 += s[k, 2] * at_node
-                    add(grad_nodes, node, (w_i * w[j, 1] * w[k, 2]) * value, atomic)
-                work += w[j, 1] * product
-                work_1 += s[j, 1] * product
-                work_2 += w[j, 1] * product_2
+                    add(grad_nodes, node, (w_i * w_1 * w[k, 2]) * value, atomic)
+                work += w_1 * product
+                work_1 += s_1 * product
+                work_2 += w_1 * product_2
         put(sums, base + 4, keep, slope(i, f[0]) * work)
         put(sums, base + 5, keep, w_i * work_1)
         if ti.static(f.n == 3):
