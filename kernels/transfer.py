@@ -8,13 +8,16 @@ w_i of node i, the offset d_i = x_i - x_p and D = dx^2 / 4,
 
 The two are transposes of each other up to the weights' own derivatives, so the adjoint of the one walks the nodes as
 the other does. A node value is a vector of d + 1: momentum and mass, or velocity and mass, or their adjoints.
+The loops over a support run at run time: there is a tenth of the code for Taichi to work on, and the compiler behind it
+unrolls the inner ones.
+
 Functions take the index of the first node of the support in the tile's storage and the fraction f (bspline.py).
 
 Sums over nodes go through memory, ``sums``, SUMS rows for each ``slot`` (a worker): that is what makes the compiler
 keep the components of a node in one vector register, which halves the time (see ``put`` and ``chosen``).
 """
 
-from diffsim.kernels.bspline import slope, slopes, weight, weights
+from diffsim.kernels.bspline import slope, weight
 from diffsim.kernels.lang import ti
 from diffsim.kernels.tiles import NODES
 
@@ -82,12 +85,11 @@ def affine_rows(step, zero):
 @ti.func
 def scatter(nodes: ti.template(), first, f, momentum, affine, mass, dx, atomic: ti.template()):
     """Add w (momentum + affine d_i, mass) to every node of the support; momentum is that at the particle."""
-    w = weights(f)
     step = affine * dx
     # the affine part is built up along the axes, which halves the arithmetic of affine @ d_i
     corner = with_mass(momentum - step @ f, mass)
     rows = affine_rows(step, mass * 0.0)
-    for i in range(3):  # a run-time loop: a third of the code to compile
+    for i in range(3):
         row = first + chosen(i, ti.static(NODES ** (f.n - 1)))
         w_i = weight(i, f[0])
         value_i = corner + ti.cast(i, float) * rows[0]
@@ -99,9 +101,11 @@ def scatter(nodes: ti.template(), first, f, momentum, affine, mass, dx, atomic: 
             if ti.static(f.n == 2):
                 add(nodes, line_start, w_j * value_j, atomic)
             else:
-                for k in ti.static(range(3)):
-                    value = value_j + k * rows[2]
-                    add(nodes, line_start + k, (w_j * w[k, 2]) * value, atomic)
+                for k in range(3):
+                    w_2, number_2 = weight(k, f[2]), ti.cast(k, float)
+                    node = line_start + chosen(k, 1)
+                    value = value_j + number_2 * rows[2]
+                    add(nodes, node, (w_j * w_2) * value, atomic)
 
 
 @ti.func
@@ -148,7 +152,6 @@ def scatter_adjoint(grad_nodes: ti.template(), first, f, momentum, affine, mass,
     grad_momentum = sum w g,  grad_affine = sum w g d^T,  grad_mass = sum w g_m,
     grad_x = sum dw/dx (g . (momentum + A d) + g_m mass) - A^T grad_momentum.
     """
-    w, s = weights(f), slopes(f)
     step = affine * dx
     corner = with_mass(momentum - step @ f, mass)
     rows = affine_rows(step, mass * 0.0)
@@ -172,14 +175,15 @@ def scatter_adjoint(grad_nodes: ti.template(), first, f, momentum, affine, mass,
                 line_1 += (number_1 * w_1) * g
             else:
                 along, along_2, product, product_2 = zero, zero, zero, zero
-                for k in ti.static(range(3)):
-                    g = grad_nodes[line_start + k]
-                    at_node = g * (value_j + k * rows[2])
-                    product += w[k, 2] * at_node
-                    product_2 += s[k, 2] * at_node
-                    along += w[k, 2] * g
-                    if ti.static(k > 0):
-                        along_2 += (k * w[k, 2]) * g
+                for k in range(3):
+                    w_2, number_2 = weight(k, f[2]), ti.cast(k, float)
+                    node = line_start + chosen(k, 1)
+                    g = grad_nodes[node]
+                    at_node = g * (value_j + number_2 * rows[2])
+                    product += w_2 * at_node
+                    product_2 += slope(k, f[2]) * at_node
+                    along += w_2 * g
+                    along_2 += (number_2 * w_2) * g
                 work += w_1 * product
                 work_1 += s_1 * product
                 work_2 += w_1 * product_2
@@ -204,7 +208,6 @@ def scatter_adjoint(grad_nodes: ti.template(), first, f, momentum, affine, mass,
 @ti.func
 def gather(nodes: ti.template(), first, f, dx, sums: ti.template(), slot):
     """Velocity v = sum w v_i and affine velocity C = 4/dx^2 sum w v_i d_i^T at a particle."""
-    w = weights(f)
     zero = with_mass(f * 0.0, f[0] * 0.0)
     base = SUMS * slot
     for i in range(3):
@@ -219,11 +222,12 @@ def gather(nodes: ti.template(), first, f, dx, sums: ti.template(), slot):
                 line_1 += (number_1 * w_1) * nodes[line_start]
             else:
                 along, along_2 = zero, zero
-                for k in ti.static(range(3)):
-                    v = nodes[line_start + k]
-                    along += w[k, 2] * v
-                    if ti.static(k > 0):
-                        along_2 += (k * w[k, 2]) * v
+                for k in range(3):
+                    w_2, number_2 = weight(k, f[2]), ti.cast(k, float)
+                    node = line_start + chosen(k, 1)
+                    v = nodes[node]
+                    along += w_2 * v
+                    along_2 += (number_2 * w_2) * v
                 line += w_1 * along
                 line_2 += w_1 * along_2
                 line_1 += (number_1 * w_1) * along
@@ -245,7 +249,6 @@ def gather_adjoint(
 
     grad_x = sum dw/dx v_i . (grad_v + B d_i) - B^T v,  with v the gathered velocity.
     """
-    w, s = weights(f), slopes(f)
     affine = grad_c * (4.0 / (dx * dx))
     step = affine * dx
     nothing = f[0] * 0.0
@@ -269,13 +272,14 @@ def gather_adjoint(
                 add(grad_nodes, line_start, (w_i * w_1) * value_j, atomic)
             else:
                 product, product_2 = zero, zero
-                for k in ti.static(range(3)):
-                    node = line_start + k
-                    value = value_j + k * rows[2]
+                for k in range(3):
+                    w_2, number_2 = weight(k, f[2]), ti.cast(k, float)
+                    node = line_start + chosen(k, 1)
+                    value = value_j + number_2 * rows[2]
                     at_node = nodes[node] * value
-                    product += w[k, 2] * at_node
-                    product_2 += s[k, 2] * at_node
-                    add(grad_nodes, node, (w_i * w_1 * w[k, 2]) * value, atomic)
+                    product += w_2 * at_node
+                    product_2 += slope(k, f[2]) * at_node
+                    add(grad_nodes, node, (w_i * w_1 * w_2) * value, atomic)
                 work += w_1 * product
                 work_1 += s_1 * product
                 work_2 += w_1 * product_2
