@@ -66,7 +66,8 @@ def scene(
     target's center; the tools may leave the box.
 
     The reduced default, 32 cells and about 1,500 particles, keeps the physics and the Courant number. Its densities
-    live on its own grid, of 32 cells.
+    live on its own grid, of 32 cells. In f32, paddles bring the shipped blob from 0 to a score of 0.87 in 18 iterations
+    of Rprop; after 28 it is 0.86 and the loss still falls. The benchmark's Adam (lr=0.1) scores 0.90 after 19.
 
     Args:
         mesh: the lump, a closed triangle mesh: a file or the name of a shipped one.
@@ -142,7 +143,8 @@ def scene(
         objective=objective,
         metrics=metrics,
         bounds={"actions": (-1.0, 1.0)},
-        defaults={"method": "adam", "lr": 0.1, "iterations": 30},
+        # Rprop settles where Adam's steps of 0.1 keep the lump shaking: 50 actions add up to 0.05 m
+        defaults={"method": "rprop", "lr": 0.05, "step_sizes": (1e-4, 0.2), "iterations": 30},
         camera={"direction": (-0.45, 0.35, 1.0)},
         ghost=target.x,
     )
