@@ -53,7 +53,7 @@ lint: $(VENV)/.dev
 
 # runs/ stays: what it holds may have taken hours
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # One stamp file per set of requirements, so that a second call installs nothing. The larger sets contain the core.
