@@ -45,10 +45,15 @@ def assert_same_bits(one, other):
 
 def budget(simulation, state, steps, stored, every):
     """Bytes in which ``stored`` states fit, and the plan."""
-    plan = estimate(simulation, state, steps, every=every, memory="8GiB")
-    frames = plan.peak_bytes - plan.work_bytes - steps * (plan.substeps + 1) * plan.state_bytes
-    memory = plan.work_bytes + frames + (stored + 0.5) * plan.state_bytes
-    return memory, estimate(simulation, state, steps, every=every, memory=memory)
+    low, high = 1, 2**40
+    while high - low > 1:  # the plan's own idea of what fits
+        middle = (low + high) // 2
+        try:
+            fits = estimate(simulation, state, steps, every=every, memory=middle).snapshots >= stored
+        except SceneError:
+            fits = False
+        low, high = (low, middle) if fits else (middle, high)
+    return high, estimate(simulation, state, steps, every=every, memory=high)
 
 
 def test_frames_are_the_initial_state_and_every_so_many_th():

@@ -133,7 +133,9 @@ def test_laws_evaluated_in_torch_give_the_results_and_gradients_of_the_kernel():
     outside = {name.replace(".law", ""): value for name, value in outside.items()}
     assert inside.keys() == outside.keys()
     for name, value in inside.items():
-        assert torch.allclose(outside[name], value, rtol=1e-9, atol=1e-11 * (1 + float(value.abs().max()))), name
+        assert torch.allclose(outside[name], value, rtol=1e-9, atol=1e-11 * (1 + value.detach().abs().max().item())), (
+            name
+        )
 
 
 def test_a_body_force_is_that_of_the_start_of_the_control_step_for_every_kind_of_law():
@@ -207,29 +209,6 @@ def test_a_velocity_that_is_not_a_number_is_an_error():
     v[:] = float("nan")
     with pytest.raises(SimulationError, match="is not finite"):
         simulation(state._replace(v=v))
-
-
-@pytest.mark.parametrize("place", [float("nan"), -5.0, 50.0])
-def test_a_state_outside_of_the_grid_is_an_error_before_anything_is_computed(place):
-    """A state need not come from initial_state: an optimizer may have moved it."""
-    simulation = model()
-    state = block(simulation)
-    x = state.x.clone()
-    x[3, 1] = place
-    with pytest.raises(SimulationError, match="particle 3 "):
-        simulation(state._replace(x=x))
-
-
-@pytest.mark.parametrize("origin", [0.0, 0.1, -0.3, 1.7])
-def test_a_particle_at_the_very_edge_of_the_grid_is_inside(origin):
-    """Half a cell from the first node the support begins with it, whatever the rounding."""
-    dx = 0.10783102969805598
-    grid = ds.Grid((8, 8), dx, origin=(origin, origin))
-    simulation = ds.models.MPM(grid, [neo_hookean()], dt=1e-3, walls=ds.Walls("none"))
-    edge = tensor((origin, origin)) + 0.5 * dx
-    x = torch.stack([edge, torch.nextafter(edge, edge + 1), tensor((origin, origin)) + 4 * dx])
-    after = simulation(simulation.initial_state(x, volume=1e-3))
-    assert torch.allclose(after.x, x, rtol=1e-14)
 
 
 @pytest.mark.parametrize(
