@@ -246,6 +246,7 @@ def retreat(grad, grad_wrench, segments, work, named=False):
         rows = history.shape[0] if setting.tool_count else 1
         stages = grad.new_empty(rows, max(1, setting.tool_count * (dim + 1)))
         parts = grad.new_empty(tiles.owner_count, width)
+        stresses = grad.new_empty(len(grad), dim * dim)
         grad_after = grad.index_select(0, segment.order)
         grad_state = torch.empty_like(grad_after)
         sorted_particle = grad.new_zeros(per_particle.shape)
@@ -254,8 +255,8 @@ def retreat(grad, grad_wrench, segments, work, named=False):
             particle, topology, boundary, numbers = work.common(s)
             launch(
                 substep_adjoint, segment.states[i], segment.states[i + 1], grad_after, grad_state, sorted_particle,
-                *particle, work.nodes, grad_nodes, work.sums, history, stages, *topology, *boundary, work.wrench,
-                grad_wrench, parts, grad_boundary[s], *numbers, spec,
+                *particle, work.nodes, grad_nodes, stresses, work.sums, history, stages, *topology, *boundary,
+                work.wrench, grad_wrench, parts, grad_boundary[s], *numbers, spec,
             )  # fmt: skip
             if named and not torch.isfinite(grad_state).all():
                 step = round(setting.time / (setting.dt * setting.substeps))

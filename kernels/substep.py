@@ -103,29 +103,32 @@ def stress(F, q, C, theta, law, laws: ti.template()):
 
 @ti.func
 def momentum_and_affine(
-    state: ti.template(), particles: ti.template(), labels: ti.template(), theta: ti.template(), accel: ti.template(),
-    p, dt, dx, spec: ti.template(),
-):  # fmt: skip
-    """What a particle scatters: m (v + dt b) and A = m C - dt V D^-1 P F^T; and P."""
+    P, F, C, state: ti.template(), particles: ti.template(), accel: ti.template(), p, dt, dx, spec: ti.template()
+):
+    """What a particle scatters: m (v + dt b) and A = m C - dt V D^-1 P F^T."""
     v = read_vector(state, p, spec.dim, spec.dim)
-    C = read_matrix(state, p, 2 * spec.dim, spec.dim)
-    F = read_matrix(state, p, spec.F, spec.dim)
-    q = read_internal(state, p, 1.0, spec)
-    t = read_vector(theta, labels[p, 1], 0, spec.laws.parameters)
-    P = stress(F, q, C, t, labels[p, 2], spec.laws)
     row = ti.min(p, accel.shape[0] - 1)  # one row for all, or one each
     b = read_vector(accel, row, 0, spec.dim)
     mass = particles[p, 0]
     affine = mass * C - (dt * particles[p, 1] * 4.0 / (dx * dx)) * (P @ F.transpose())
-    return mass * (v + dt * b), affine, P
+    return mass * (v + dt * b), affine
 
 
 @ti.func
 def scatter_particle(
     state: ti.template(), particles: ti.template(), labels: ti.template(), theta: ti.template(), accel: ti.template(),
-    nodes: ti.template(), p, tile, tile_info: ti.template(), boundary: ti.template(), dt, dx, spec: ti.template(),
+    nodes: ti.template(), stresses: ti.template(), keep: ti.template(), p, tile, tile_info: ti.template(),
+    boundary: ti.template(), dt, dx, spec: ti.template(),
 ):  # fmt: skip
-    momentum, affine, _P = momentum_and_affine(state, particles, labels, theta, accel, p, dt, dx, spec)
+    """Stress and scatter of one particle; ``keep`` leaves the stress for the adjoint."""
+    C = read_matrix(state, p, 2 * spec.dim, spec.dim)
+    F = read_matrix(state, p, spec.F, spec.dim)
+    q = read_internal(state, p, 1.0, spec)
+    t = read_vector(theta, labels[p, 1], 0, spec.laws.parameters)
+    P = stress(F, q, C, t, labels[p, 2], spec.laws)
+    if ti.static(keep):
+        write_matrix(stresses, p, 0, P)
+    momentum, affine = momentum_and_affine(P, F, C, state, particles, accel, p, dt, dx, spec)
     first, f = locate(state, p, tile, tile_info, boundary, dx, spec.dim)
     scatter(nodes, first, f, momentum, affine, particles[p, 0], dx, spec.atomic)
 
@@ -217,12 +220,16 @@ def substep_forward(
                 if ti.static(not spec.atomic):
                     for p in range(tile_info[tile, 0], tile_info[tile + 1, 0]):
                         scatter_particle(
-                            state, particles, labels, theta, accel, nodes, p, tile, tile_info, boundary, dt, dx, spec
-                        )
+                            state, particles, labels, theta, accel, nodes, nodes, False, p, tile, tile_info, boundary,
+                            dt, dx, spec,
+                        )  # fmt: skip
     if ti.static(spec.atomic):
         for p in range(state.shape[0]):
             tile = labels[p, 0]
-            scatter_particle(state, particles, labels, theta, accel, nodes, p, tile, tile_info, boundary, dt, dx, spec)
+            scatter_particle(
+                            state, particles, labels, theta, accel, nodes, nodes, False, p, tile, tile_info, boundary,
+                            dt, dx, spec,
+                        )  # fmt: skip
 
     for t in range(spec.stride * (shares.shape[0] - 1)):
         if t % spec.stride == 0:
@@ -301,20 +308,21 @@ def advance_adjoint(
 @ti.func
 def momentum_adjoint(
     state: ti.template(), grad_state: ti.template(), grad_particles: ti.template(), particles: ti.template(),
-    labels: ti.template(), theta: ti.template(), accel: ti.template(), grad_nodes: ti.template(), sums: ti.template(),
-    p, tile, slot, tile_info: ti.template(), boundary: ti.template(), dt, dx, spec: ti.template(),
+    labels: ti.template(), theta: ti.template(), accel: ti.template(), grad_nodes: ti.template(),
+    stresses: ti.template(), sums: ti.template(), p, tile, slot, tile_info: ti.template(), boundary: ti.template(), dt, dx, spec: ti.template(),
 ):  # fmt: skip
     """Adjoint of stress and scatter for one particle: node adjoints to grad_state and grad_particles."""
-    momentum, affine, P = momentum_and_affine(state, particles, labels, theta, accel, p, dt, dx, spec)
-    mass = particles[p, 0]
-    first, f = locate(state, p, tile, tile_info, boundary, dx, spec.dim)
-    grad_momentum, grad_affine, grad_mass, grad_x = scatter_adjoint(
-        grad_nodes, first, f, momentum, affine, mass, dx, sums, slot
-    )
     C = read_matrix(state, p, 2 * spec.dim, spec.dim)
     F = read_matrix(state, p, spec.F, spec.dim)
     q = read_internal(state, p, 1.0, spec)
     th = read_vector(theta, labels[p, 1], 0, spec.laws.parameters)
+    P = read_matrix(stresses, p, 0, spec.dim)
+    mass = particles[p, 0]
+    momentum, affine = momentum_and_affine(P, F, C, state, particles, accel, p, dt, dx, spec)
+    first, f = locate(state, p, tile, tile_info, boundary, dx, spec.dim)
+    grad_momentum, grad_affine, grad_mass, grad_x = scatter_adjoint(
+        grad_nodes, first, f, momentum, affine, mass, dx, sums, slot
+    )
     grad_mass += grad_momentum.dot(momentum) / mass + (grad_affine * C).sum()
     volume_rate = dt * 4.0 / (dx * dx)
     grad_tau = (-volume_rate * particles[p, 1]) * grad_affine
@@ -345,7 +353,7 @@ def momentum_adjoint(
 def substep_adjoint(
     state: Rows, after: Rows, grad_after: Rows, grad_state: Rows, grad_particles: Rows,
     particles: Rows, labels: IntegerRows, theta: Rows, accel: Rows,
-    nodes: Vectors, grad_nodes: Vectors, sums: Vectors, history: Vectors, stages: Rows,
+    nodes: Vectors, grad_nodes: Vectors, stresses: Rows, sums: Vectors, history: Vectors, stages: Rows,
     tile_info: IntegerRows, owners: IntegerRows, shares: IntegerRows,
     motion: Rows, tool_params: Rows, tool_ints: IntegerRows, sdf: Scalars, boundary: Scalars, layout: Integers,
     wrench: Rows, grad_wrench: Rows, parts: Rows, grad_boundary: Scalars,
@@ -365,12 +373,16 @@ def substep_adjoint(
                 if ti.static(not spec.atomic):
                     for p in range(tile_info[tile, 0], tile_info[tile + 1, 0]):
                         scatter_particle(
-                            state, particles, labels, theta, accel, nodes, p, tile, tile_info, boundary, dt, dx, spec
-                        )
+                            state, particles, labels, theta, accel, nodes, stresses, True, p, tile, tile_info,
+                            boundary, dt, dx, spec,
+                        )  # fmt: skip
     if ti.static(spec.atomic):
         for p in range(state.shape[0]):
             tile = labels[p, 0]
-            scatter_particle(state, particles, labels, theta, accel, nodes, p, tile, tile_info, boundary, dt, dx, spec)
+            scatter_particle(
+                            state, particles, labels, theta, accel, nodes, stresses, True, p, tile, tile_info,
+                            boundary, dt, dx, spec,
+                        )  # fmt: skip
 
     for t in range(spec.stride * (shares.shape[0] - 1)):
         if t % spec.stride == 0:
@@ -443,8 +455,8 @@ def substep_adjoint(
     if ti.static(spec.atomic):
         for p in range(state.shape[0]):
             momentum_adjoint(
-                state, grad_state, grad_particles, particles, labels, theta, accel, grad_nodes, sums, p, labels[p, 0],
-                p, tile_info, boundary, dt, dx, spec,
+                state, grad_state, grad_particles, particles, labels, theta, accel, grad_nodes, stresses, sums, p,
+                labels[p, 0], p, tile_info, boundary, dt, dx, spec,
             )  # fmt: skip
     else:
         for t in range(spec.stride * (shares.shape[0] - 1)):
@@ -453,8 +465,8 @@ def substep_adjoint(
                 for tile in range(shares[worker, 0], shares[worker + 1, 0]):
                     for p in range(tile_info[tile, 0], tile_info[tile + 1, 0]):
                         momentum_adjoint(
-                            state, grad_state, grad_particles, particles, labels, theta, accel, grad_nodes, sums, p,
-                            tile, worker, tile_info, boundary, dt, dx, spec,
+                            state, grad_state, grad_particles, particles, labels, theta, accel, grad_nodes, stresses,
+                            sums, p, tile, worker, tile_info, boundary, dt, dx, spec,
                         )  # fmt: skip
 
     for c in range(parts.shape[1]):

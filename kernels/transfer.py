@@ -146,70 +146,25 @@ def gradient_of_weights(sums: ti.template(), base, dim: ti.template(), dx):
 
 
 @ti.func
-def scatter_adjoint(grad_nodes: ti.template(), first, f, momentum, affine, mass, dx, sums: ti.template(), slot):
-    """Adjoint of scatter, for the node adjoints g_i of (m v)_i and m_i.
-
-    grad_momentum = sum w g,  grad_affine = sum w g d^T,  grad_mass = sum w g_m,
-    grad_x = sum dw/dx (g . (momentum + A d) + g_m mass) - A^T grad_momentum.
-    """
-    step = affine * dx
-    corner = with_mass(momentum - step @ f, mass)
-    rows = affine_rows(step, mass * 0.0)
-    zero = corner * 0.0
-    base = SUMS * slot
-    for i in range(3):
-        row = first + chosen(i, ti.static(NODES ** (f.n - 1)))
-        w_i, number, keep = weight(i, f[0]), ti.cast(i, float), ti.cast(ti.min(i, 1), float)
-        value_i = corner + number * rows[0]
-        line, line_1, line_2, work, work_1, work_2 = zero, zero, zero, zero, zero, zero
-        for j in range(3):
-            w_1, s_1, number_1 = weight(j, f[1]), slope(j, f[1]), ti.cast(j, float)
-            line_start = row + chosen(j, ti.static(NODES ** (f.n - 2)))
-            value_j = value_i + number_1 * rows[1]
-            if ti.static(f.n == 2):
-                g = grad_nodes[line_start]
-                product = g * value_j
-                work += w_1 * product
-                work_1 += s_1 * product
-                line += w_1 * g
-                line_1 += (number_1 * w_1) * g
-            else:
-                along, along_2, product, product_2 = zero, zero, zero, zero
-                for k in range(3):
-                    w_2, number_2 = weight(k, f[2]), ti.cast(k, float)
-                    node = line_start + chosen(k, 1)
-                    g = grad_nodes[node]
-                    at_node = g * (value_j + number_2 * rows[2])
-                    product += w_2 * at_node
-                    product_2 += slope(k, f[2]) * at_node
-                    along += w_2 * g
-                    along_2 += (number_2 * w_2) * g
-                work += w_1 * product
-                work_1 += s_1 * product
-                work_2 += w_1 * product_2
-                line += w_1 * along
-                line_2 += w_1 * along_2
-                line_1 += (number_1 * w_1) * along
-        put(sums, base, keep, w_i * line)
-        put(sums, base + 1, keep, (w_i * number) * line)
-        put(sums, base + 2, keep, w_i * line_1)
-        if ti.static(f.n == 3):
-            put(sums, base + 3, keep, w_i * line_2)
-        put(sums, base + 4, keep, slope(i, f[0]) * work)
-        put(sums, base + 5, keep, w_i * work_1)
-        if ti.static(f.n == 3):
-            put(sums, base + 6, keep, w_i * work_2)
-    total, grad_affine = moments(sums, base, f, dx)
-    grad_momentum = without_mass(total)
-    grad_x = gradient_of_weights(sums, base, f.n, dx) - affine.transpose() @ grad_momentum
-    return grad_momentum, grad_affine, total[f.n], grad_x
+def line_weights(f):
+    """Weights and slopes of the three nodes along the last axis."""
+    x = f[f.n - 1]
+    return ti.Vector([weight(0, x), weight(1, x), weight(2, x)]), ti.Vector([slope(0, x), slope(1, x), slope(2, x)])
 
 
 @ti.func
-def gather(nodes: ti.template(), first, f, dx, sums: ti.template(), slot):
-    """Velocity v = sum w v_i and affine velocity C = 4/dx^2 sum w v_i d_i^T at a particle."""
+def line_sums(g_0, g_1, g_2, w):
+    """sum w g and sum k w g along a line of three nodes."""
+    g_1w, g_2w = w[1] * g_1, w[2] * g_2
+    outer = g_1w + g_2w
+    return w[0] * g_0 + outer, outer + g_2w
+
+
+@ti.func
+def sum_nodes(nodes: ti.template(), first, f, sums: ti.template(), base):
+    """Rows 0 .. 3 of sums: sum w y over the nodes' values y, and its moments along the axes."""
+    w_2, _s_2 = line_weights(f)
     zero = with_mass(f * 0.0, f[0] * 0.0)
-    base = SUMS * slot
     for i in range(3):
         row = first + chosen(i, ti.static(NODES ** (f.n - 1)))
         w_i, number, keep = weight(i, f[0]), ti.cast(i, float), ti.cast(ti.min(i, 1), float)
@@ -221,21 +176,76 @@ def gather(nodes: ti.template(), first, f, dx, sums: ti.template(), slot):
                 line += w_1 * nodes[line_start]
                 line_1 += (number_1 * w_1) * nodes[line_start]
             else:
-                along, along_2 = zero, zero
-                for k in range(3):
-                    w_2, number_2 = weight(k, f[2]), ti.cast(k, float)
-                    node = line_start + chosen(k, 1)
-                    v = nodes[node]
-                    along += w_2 * v
-                    along_2 += (number_2 * w_2) * v
+                along, along_2 = line_sums(nodes[line_start], nodes[line_start + 1], nodes[line_start + 2], w_2)
                 line += w_1 * along
-                line_2 += w_1 * along_2
                 line_1 += (number_1 * w_1) * along
+                line_2 += w_1 * along_2
         put(sums, base, keep, w_i * line)
         put(sums, base + 1, keep, (w_i * number) * line)
         put(sums, base + 2, keep, w_i * line_1)
         if ti.static(f.n == 3):
             put(sums, base + 3, keep, w_i * line_2)
+
+
+@ti.func
+def sum_slopes(nodes: ti.template(), first, f, corner, rows: ti.template(), sums: ti.template(), base):
+    """Rows 4 .. 6 of sums: sum dw/dx y * value over the nodes' values y, value = corner + i rows[0] + j rows[1] + ..."""
+    w_2, s_2 = line_weights(f)
+    zero = corner * 0.0
+    for i in range(3):
+        row = first + chosen(i, ti.static(NODES ** (f.n - 1)))
+        w_i, number, keep = weight(i, f[0]), ti.cast(i, float), ti.cast(ti.min(i, 1), float)
+        value_i = corner + number * rows[0]
+        work, work_1, work_2 = zero, zero, zero
+        for j in range(3):
+            w_1, s_1, number_1 = weight(j, f[1]), slope(j, f[1]), ti.cast(j, float)
+            line_start = row + chosen(j, ti.static(NODES ** (f.n - 2)))
+            value_j = value_i + number_1 * rows[1]
+            if ti.static(f.n == 2):
+                product = nodes[line_start] * value_j
+                work += w_1 * product
+                work_1 += s_1 * product
+            else:
+                value_1 = value_j + rows[2]
+                y_0 = nodes[line_start] * value_j
+                y_1 = nodes[line_start + 1] * value_1
+                y_2 = nodes[line_start + 2] * (value_1 + rows[2])
+                product = w_2[0] * y_0 + w_2[1] * y_1 + w_2[2] * y_2
+                work += w_1 * product
+                work_1 += s_1 * product
+                work_2 += w_1 * (s_2[0] * y_0 + s_2[1] * y_1 + s_2[2] * y_2)
+        put(sums, base + 4, keep, slope(i, f[0]) * work)
+        put(sums, base + 5, keep, w_i * work_1)
+        if ti.static(f.n == 3):
+            put(sums, base + 6, keep, w_i * work_2)
+
+
+@ti.func
+def scatter_adjoint(grad_nodes: ti.template(), first, f, momentum, affine, mass, dx, sums: ti.template(), slot):
+    """Adjoint of scatter, for the node adjoints g_i of (m v)_i and m_i.
+
+    grad_momentum = sum w g,  grad_affine = sum w g d^T,  grad_mass = sum w g_m,
+    grad_x = sum dw/dx (g . (momentum + A d) + g_m mass) - A^T grad_momentum.
+
+    In two passes over the nodes: one alone has more sums than there are registers, and takes longer.
+    """
+    step = affine * dx
+    corner = with_mass(momentum - step @ f, mass)
+    rows = affine_rows(step, mass * 0.0)
+    base = SUMS * slot
+    sum_nodes(grad_nodes, first, f, sums, base)
+    sum_slopes(grad_nodes, first, f, corner, rows, sums, base)
+    total, grad_affine = moments(sums, base, f, dx)
+    grad_momentum = without_mass(total)
+    grad_x = gradient_of_weights(sums, base, f.n, dx) - affine.transpose() @ grad_momentum
+    return grad_momentum, grad_affine, total[f.n], grad_x
+
+
+@ti.func
+def gather(nodes: ti.template(), first, f, dx, sums: ti.template(), slot):
+    """Velocity v = sum w v_i and affine velocity C = 4/dx^2 sum w v_i d_i^T at a particle."""
+    base = SUMS * slot
+    sum_nodes(nodes, first, f, sums, base)
     total, C = moments(sums, base, f, 4.0 / dx)
     return without_mass(total), C
 
@@ -254,37 +264,7 @@ def gather_adjoint(
     nothing = f[0] * 0.0
     corner = with_mass(grad_v - step @ f, nothing)  # nothing comes back to the mass of a node
     rows = affine_rows(step, nothing)
-    zero = corner * 0.0
     base = SUMS * slot
-    for i in range(3):
-        row = first + chosen(i, ti.static(NODES ** (f.n - 1)))
-        w_i, number, keep = weight(i, f[0]), ti.cast(i, float), ti.cast(ti.min(i, 1), float)
-        value_i = corner + number * rows[0]
-        work, work_1, work_2 = zero, zero, zero
-        for j in range(3):
-            w_1, s_1, number_1 = weight(j, f[1]), slope(j, f[1]), ti.cast(j, float)
-            line_start = row + chosen(j, ti.static(NODES ** (f.n - 2)))
-            value_j = value_i + number_1 * rows[1]
-            if ti.static(f.n == 2):
-                product = nodes[line_start] * value_j
-                work += w_1 * product
-                work_1 += s_1 * product
-                add(grad_nodes, line_start, (w_i * w_1) * value_j, atomic)
-            else:
-                product, product_2 = zero, zero
-                for k in range(3):
-                    w_2, number_2 = weight(k, f[2]), ti.cast(k, float)
-                    node = line_start + chosen(k, 1)
-                    value = value_j + number_2 * rows[2]
-                    at_node = nodes[node] * value
-                    product += w_2 * at_node
-                    product_2 += slope(k, f[2]) * at_node
-                    add(grad_nodes, node, (w_i * w_1 * w_2) * value, atomic)
-                work += w_1 * product
-                work_1 += s_1 * product
-                work_2 += w_1 * product_2
-        put(sums, base + 4, keep, slope(i, f[0]) * work)
-        put(sums, base + 5, keep, w_i * work_1)
-        if ti.static(f.n == 3):
-            put(sums, base + 6, keep, w_i * work_2)
+    sum_slopes(nodes, first, f, corner, rows, sums, base)
+    scatter(grad_nodes, first, f, grad_v, affine, nothing, dx, atomic)
     return gradient_of_weights(sums, base, f.n, dx) - affine.transpose() @ v
