@@ -148,9 +148,13 @@ class Problem:
         last = {name: getattr(path[-1], name) for name in RESULTS if getattr(path[-1], name).numel()}
         if not self.reference:
             generator = torch.Generator().manual_seed(self.seed)
+            dx, duration = self.model.grid.dx, self.steps * self.model.substeps * self.model.dt
+            # in uniform flight the spread over particles is rounding: a change that matters is the least unit
+            least = {"x": dx, "v": dx / duration, "C": 1 / duration, "F": 1e-3}
             for name, value in last.items():
                 value = value.detach().clone()
                 spread = (value - value.mean(0)).abs().max() if len(value) > 1 else value.abs().max()
+                spread = max(float(spread), least.get(name, 1e-6 * float(value.abs().max())))
                 weight = torch.randn(value.shape, generator=generator, dtype=torch.float64).to(value)
                 self.reference[name] = (value, spread if spread > 0 else 1.0, weight / math.sqrt(value.numel()))
         total = 0.0
@@ -167,6 +171,9 @@ class Problem:
         least = {"v": dx / duration, "C": 1 / duration, "F": 1.0, "gravity": dx / duration**2}
         least["controls"] = least["v"]
         return max(float(value.abs().max()), least.get(name, 0.0)) or 1.0
+
+
+NOTHING = 1e-9  # of J, for a change of an input that matters: no difference of J resolves less
 
 
 class Probe:
@@ -221,6 +228,8 @@ class Probe:
         if not pairs:
             return math.nan
         worst, largest = max(abs(g - fd) for g, fd in pairs), max(abs(fd) for _, fd in pairs)
+        if max(worst, largest) * self.scale < NOTHING * max(1.0, abs(self.problem.base)):
+            return 0.0  # J does not depend on this input: what is left on both sides is rounding
         return worst / largest if largest else math.inf if worst else 0.0
 
     def taylor_slope(self, direction) -> tuple[float, bool]:
