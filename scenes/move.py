@@ -67,7 +67,8 @@ def scene(
 
     The reduced default, 32 cells and about 1,500 particles, keeps the physics and the Courant number. Its densities
     live on its own grid, of 32 cells. In f32, paddles bring the shipped blob from 0 to a score of 0.87 in 18 iterations
-    of Rprop; after 28 it is 0.86 and the loss still falls. The benchmark's Adam (lr=0.1) scores 0.90 after 19.
+    of Rprop; after 28 it is 0.86 and the loss still falls. With the benchmark's Adam (lr=0.1) the score is 0.85 after
+    17 iterations and then wavers between 0.6 and 0.7.
 
     Args:
         mesh: the lump, a closed triangle mesh: a file or the name of a shipped one.
