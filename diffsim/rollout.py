@@ -201,7 +201,7 @@ def rollout(
     if plan is not None and plan.repetitions > 1:
         print(plan, file=sys.stderr)
     options = {"store": True} if plan is not None and plan.store_substeps else {}
-    done = 0
+    done, kind = 0, type(state)
 
     def step(state, number):
         nonlocal done
@@ -228,13 +228,13 @@ def rollout(
             return state, frames
         part = split(count, snapshots)
 
-        def again(*fields):
-            last, frames = run(type(state)(*fields), first, part, snapshots)
+        def again(*fields):  # must not refer to ``state``: the graph keeps this function, and so would keep the state
+            last, frames = run(kind(*fields), first, part, snapshots)
             return tuple(last), [tuple(frame) for frame in frames]
 
         # a policy may draw random numbers: they must be the same when its steps are run again
         last, frames = checkpoint(again, *state, use_reentrant=False, preserve_rng_state=callable(controls))
-        middle, frames = type(state)(*last), [type(state)(*frame) for frame in frames]
+        middle, frames = kind(*last), [kind(*frame) for frame in frames]
         last, more = run(middle, first + part, count - part, snapshots - 1)
         return last, frames + more
 

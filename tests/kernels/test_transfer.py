@@ -39,21 +39,23 @@ def scatter_forward(x: Vectors, momentum: Vectors, affine: Rows, mass: Rows, nod
 @ti.kernel
 def scatter_backward(
     grad: Vectors, x: Vectors, momentum: Vectors, affine: Rows, mass: Rows,
-    grad_momentum: Vectors, grad_affine: Rows, grad_mass: Rows, grad_x: Vectors, dx: float,
+    grad_momentum: Vectors, grad_affine: Rows, grad_mass: Rows, grad_x: Vectors, sums: Vectors, dx: float,
 ):  # fmt: skip
     for p in x:
         first, f = place(x[p], x[p].n)
-        a, b, c, e = transfer.scatter_adjoint(grad, first, f, momentum[p], matrix(affine, p, x[p].n), mass[p, 0], dx)
+        a, b, c, e = transfer.scatter_adjoint(
+            grad, first, f, momentum[p], matrix(affine, p, x[p].n), mass[p, 0], dx, sums, p
+        )
         grad_momentum[p], grad_mass[p, 0], grad_x[p] = a, c, e
         for i, j in ti.static(ti.ndrange(x[p].n, x[p].n)):
             grad_affine[p, x[p].n * i + j] = b[i, j]
 
 
 @ti.kernel
-def gather_forward(x: Vectors, nodes: Vectors, v: Vectors, C: Rows, dx: float):
+def gather_forward(x: Vectors, nodes: Vectors, v: Vectors, C: Rows, sums: Vectors, dx: float):
     for p in x:
         first, f = place(x[p], x[p].n)
-        a, b = transfer.gather(nodes, first, f, dx)
+        a, b = transfer.gather(nodes, first, f, dx, sums, p)
         v[p] = a
         for i, j in ti.static(ti.ndrange(x[p].n, x[p].n)):
             C[p, x[p].n * i + j] = b[i, j]
@@ -61,20 +63,14 @@ def gather_forward(x: Vectors, nodes: Vectors, v: Vectors, C: Rows, dx: float):
 
 @ti.kernel
 def gather_backward(
-    grad_v: Vectors,
-    grad_C: Rows,
-    x: Vectors,
-    nodes: Vectors,
-    v: Vectors,
-    grad_nodes: Vectors,
-    grad_x: Vectors,
-    dx: float,
-):
+    grad_v: Vectors, grad_C: Rows, x: Vectors, nodes: Vectors, v: Vectors,
+    grad_nodes: Vectors, grad_x: Vectors, sums: Vectors, dx: float,
+):  # fmt: skip
     ti.loop_config(serialize=True)
     for p in x:
         first, f = place(x[p], x[p].n)
         grad_x[p] = transfer.gather_adjoint(
-            nodes, grad_nodes, first, f, grad_v[p], matrix(grad_C, p, x[p].n), v[p], dx, False
+            nodes, grad_nodes, first, f, grad_v[p], matrix(grad_C, p, x[p].n), v[p], dx, sums, p, False
         )
 
 
@@ -106,6 +102,10 @@ def particles(dim):
     return normal(1, COUNT, dim), normal(2, COUNT, dim * dim), normal(3, COUNT, 1).abs()
 
 
+def scratch(x):
+    return torch.zeros(transfer.SUMS * COUNT, x.shape[1] + 1, dtype=context.dtype)
+
+
 def scatter(x, momentum, affine, mass):
     nodes = torch.zeros(NODES ** x.shape[1], x.shape[1] + 1, dtype=context.dtype)
     launch(scatter_forward, x, momentum, affine, mass, nodes, DX)
@@ -114,19 +114,19 @@ def scatter(x, momentum, affine, mass):
 
 def gather(x, nodes):
     v, C = torch.zeros_like(x), torch.zeros(COUNT, x.shape[1] ** 2, dtype=context.dtype)
-    launch(gather_forward, x, nodes, v, C, DX)
+    launch(gather_forward, x, nodes, v, C, scratch(x), DX)
     return v, C
 
 
 def scatter_adjoint(grad, x, momentum, affine, mass):
     grads = [torch.zeros_like(part) for part in (momentum, affine, mass, x)]
-    launch(scatter_backward, grad, x, momentum, affine, mass, *grads, DX)
+    launch(scatter_backward, grad, x, momentum, affine, mass, *grads, scratch(x), DX)
     return grads
 
 
 def gather_adjoint(grad_v, grad_C, x, nodes):
     grad_nodes, grad_x = torch.zeros_like(nodes), torch.zeros_like(x)
-    launch(gather_backward, grad_v, grad_C, x, nodes, gather(x, nodes)[0], grad_nodes, grad_x, DX)
+    launch(gather_backward, grad_v, grad_C, x, nodes, gather(x, nodes)[0], grad_nodes, grad_x, scratch(x), DX)
     return grad_nodes, grad_x
 
 
