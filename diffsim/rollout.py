@@ -105,8 +105,8 @@ def estimate(model, state, steps: int, *, every: int = 1, memory="2GiB") -> Esti
     # a tile holds 4^d cells; loosely filled ones bound the count by the particles themselves
     per_tile = max(1, int(0.5 * 4**dim * (state.volume.reciprocal().median().item() * model.grid.dx**dim)))
     nodes = math.ceil(count / per_tile) * NODES**dim * (dim + 1) * item * 3
-    # in backward: the substep states, three gradients, particle properties and labels, nodes
-    work = (substeps + 5) * state_bytes + count * (6 * item + 40) + nodes
+    # in backward: the substep states, gradients and their reorderings (measured), particle properties and labels, nodes
+    work = (substeps + 14) * state_bytes + count * (6 * item + 40) + nodes
     frames = (steps // every + 1) * state_bytes if every < steps else 2 * state_bytes
     labels = 16 * count * steps  # material and parameter row of each particle, which every step keeps
     left = budget - work - frames - labels

@@ -216,6 +216,9 @@ def test_results_and_gradients_have_the_same_bits_for_any_number_of_threads(prec
 @pytest.mark.slow
 @pytest.mark.parametrize("kept", ["all", "some"])
 def test_the_estimate_bounds_the_memory_of_a_gradient(kept):
-    """Growth of the peak over a first short gradient, which has everything loaded and compiled."""
-    result = child("memory_child.py", kept)
+    """Growth of the peak over a first short gradient, which has everything loaded and compiled.
+
+    Freed blocks go back to the system: how many of them an allocator keeps is not the rollout's to plan.
+    """
+    result = child("memory_child.py", kept, MALLOC_MMAP_THRESHOLD_="65536")
     assert result["estimate"] / 3 < result["growth"] < 1.1 * result["estimate"] + 20 * 2**20, result
