@@ -5,6 +5,7 @@ Backward recomputes the substep states from the step's input (or takes them from
 substep.py in reverse. Sorting is a permutation: its adjoint is the inverse permutation.
 """
 
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -273,6 +274,20 @@ def retreat(grad, grad_wrench, segments, work, named=False):
     return grad, per_particle, grad_boundary
 
 
+@contextmanager
+def one_torch_thread():
+    """Copies between the kernels on the calling thread: waking torch's pool for them costs more than they do.
+
+    It also keeps torch's own sums the same for any number of threads.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
 class ControlStep(torch.autograd.Function):
     """(x, v, C, F, q, volume, theta, gravity, force, motion, tool_params, friction) -> (x, v, C, F, q, wrench).
 
@@ -281,6 +296,7 @@ class ControlStep(torch.autograd.Function):
     """
 
     @staticmethod
+    @one_torch_thread()
     def forward(ctx, setting, x, v, C, F, q, volume, theta, gravity, force, motion, tool_params, friction):
         work = ControlStep.workspace(setting, volume, theta, gravity, force, motion, tool_params, friction)
         packed, wrench, segments = advance(pack(x, v, C, F, q), work, keep=setting.store)
@@ -302,6 +318,7 @@ class ControlStep(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
+    @one_torch_thread()
     def backward(ctx, grad_x, grad_v, grad_C, grad_F, grad_q, grad_wrench):
         setting = ctx.setting
         x, v, C, F, q, volume, theta, gravity, force, motion, tool_params, friction, *kept = ctx.saved_tensors

@@ -309,7 +309,8 @@ def advance_adjoint(
 def momentum_adjoint(
     state: ti.template(), grad_state: ti.template(), grad_particles: ti.template(), particles: ti.template(),
     labels: ti.template(), theta: ti.template(), accel: ti.template(), grad_nodes: ti.template(),
-    stresses: ti.template(), sums: ti.template(), p, tile, slot, tile_info: ti.template(), boundary: ti.template(), dt, dx, spec: ti.template(),
+    stresses: ti.template(), sums: ti.template(), p, tile, slot, tile_info: ti.template(), boundary: ti.template(),
+    dt, dx, spec: ti.template(),
 ):  # fmt: skip
     """Adjoint of stress and scatter for one particle: node adjoints to grad_state and grad_particles."""
     C = read_matrix(state, p, 2 * spec.dim, spec.dim)

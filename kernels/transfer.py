@@ -189,7 +189,7 @@ def sum_nodes(nodes: ti.template(), first, f, sums: ti.template(), base):
 
 @ti.func
 def sum_slopes(nodes: ti.template(), first, f, corner, rows: ti.template(), sums: ti.template(), base):
-    """Rows 4 .. 6 of sums: sum dw/dx y * value over the nodes' values y, value = corner + i rows[0] + j rows[1] + ..."""
+    """Rows 4 .. 6 of sums: sum dw/dx y * value over the nodes' values y; value = corner + i rows[0] + j rows[1] + .."""
     w_2, s_2 = line_weights(f)
     zero = corner * 0.0
     for i in range(3):

@@ -1,6 +1,10 @@
 """Jelly drop: an elastic body of any shape falls on the floor and bounces."""
 
+import torch
+from torch import nn
+
 import diffsim as ds
+from diffsim.kernels.arrays import context
 from diffsim.objectives import center_of_mass
 from diffsim.scenes.bodies import fill_mesh, vertical
 
@@ -23,8 +27,9 @@ def scene(
 ) -> ds.Scene:
     """An elastic body falls on the floor and bounces.
 
-    Fixed corotated elasticity, gravity 9.8 m/s^2, frictionless walls that let go. The objective is minus the height of
-    the center of mass at the end [m], to be differentiated rather than optimized: the scene has no variables.
+    Fixed corotated elasticity, gravity 9.8 m/s^2, frictionless walls that let go. The variable ``v0`` is the velocity of
+    the throw [m/s], at most 2 along each axis, zero at the start; the objective is minus the height of the center of
+    mass at the end [m].
 
     Args:
         mesh: closed triangle mesh, a file or the name of a shipped one.
@@ -50,6 +55,11 @@ def scene(
     )
     state = model.initial_state(x, volume=volume)
 
+    v0 = nn.Parameter(torch.zeros(dim, dtype=context.dtype))
+
+    def setup():
+        return state._replace(v=state.v + v0), None
+
     def metrics(path):
         heights = [center_of_mass(frame)[1].item() for frame in path]
         return {"height": heights[-1], "lowest": min(heights)}
@@ -58,7 +68,10 @@ def scene(
         name="jelly_drop",
         model=model,
         steps=steps,
-        setup=lambda: (state, None),
+        setup=setup,
+        variables={"v0": v0},
+        bounds={"v0": (-2.0, 2.0)},
+        defaults={"method": "adam", "lr": 0.2, "iterations": 20},
         objective=lambda path: -center_of_mass(path[-1])[1],
         metrics=metrics,
         color="pressure",

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from diffsim.errors import DataError, SceneError
 from diffsim.kernels.arrays import context
-from diffsim.kernels.control_step import ControlStep, Setting
+from diffsim.kernels.control_step import ControlStep, Setting, one_torch_thread
 from diffsim.materials import prescribed
 from diffsim.materials.composite import combine, compose
 from diffsim.models.domain import Grid, Walls
@@ -101,6 +101,7 @@ class MPM(nn.Module):
         """Numbers per tool in a control: 7 when any tool takes poses, else 6."""
         return 7 if any(tool.mode == "pose" for tool in self.tools) else 6
 
+    @one_torch_thread()
     def initial_state(self, x, v=0.0, *, volume, material=0, F=None, C=None) -> State:
         """A state from positions; F is the identity and C zero unless given.
 
@@ -242,6 +243,7 @@ class MPM(nn.Module):
             control = control.to(context.dtype)
         return substep_motions(list(self.tools), pose, control, self.dt, self.substeps)
 
+    @one_torch_thread()
     def _theta(self, state):
         """Parameters of all laws, (rows, parameters + 1) with the density last, and the row of each particle."""
         count, rows, index, total = len(state.x), [], torch.zeros_like(state.material), 0
