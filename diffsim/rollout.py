@@ -108,19 +108,18 @@ def estimate(model, state, steps: int, *, every: int = 1, memory="2GiB") -> Esti
     # in backward: the substep states, gradients and their reorderings (measured), particle properties and labels, nodes
     work = (substeps + 14) * state_bytes + count * (6 * item + 40) + nodes
     frames = (steps // every + 1) * state_bytes if every < steps else 2 * state_bytes
-    labels = 16 * count * steps  # material and parameter row of each particle, which every step keeps
-    left = budget - work - frames - labels
+    left = budget - work - frames
     stored = (substeps + 2) * state_bytes + 12 * count  # a step's substeps in sorted order, its input, the order
     store = left >= steps * stored
     snapshots = steps if left >= steps * state_bytes else int(left // state_bytes)
     if snapshots < 2 and steps > 2:
-        need = work + frames + labels + 3 * state_bytes
+        need = work + frames + 3 * state_bytes
         raise SceneError(
             f"memory={memory!r} is too little for the gradient of {count:,} particles: give at least "
             f"{need / 2**20:,.0f} MiB, record fewer frames (every=), or use fewer substeps per control step"
         )
     kept = steps * stored if store else min(steps, snapshots) * state_bytes
-    peak = work + frames + labels + kept
+    peak = work + frames + kept
     return Estimate(
         count, steps, substeps, state_bytes, work, snapshots, repetitions(steps, snapshots), store, int(peak)
     )

@@ -1,6 +1,7 @@
 """``diffsim.init``: the device, precision and thread count of the process."""
 
 import contextlib
+import ctypes
 import io
 import os
 
@@ -46,6 +47,7 @@ def init(device: str = "cpu", precision: str = "f32", threads: int | None = None
     if device in ("vulkan", "metal") and precision == "f64":
         raise SceneError(f"device {device!r} computes in f32 only; use precision='f32' or device='cpu'")
     arch = getattr(ti, device)
+    _return_freed_memory()
     with contextlib.redirect_stdout(io.StringIO()):  # the language announces itself on standard output
         ti.init(
             arch=arch,
@@ -63,3 +65,13 @@ def init(device: str = "cpu", precision: str = "f32", threads: int | None = None
     context.dtype = PRECISIONS[precision]
     context.tensor_device = torch.device("cuda" if device == "cuda" else "cpu")
     context.ready = True
+
+
+def _return_freed_memory(threshold: int = 4 << 20) -> None:
+    """Have glibc hand blocks of 4 MiB and more back when they are freed, as its documentation has it by default.
+
+    It raises that threshold to the largest block seen; checkpointed rollouts, which take and free whole states, then
+    keep twice the memory that they use.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL("libc.so.6").mallopt(-3, threshold)  # M_MMAP_THRESHOLD

@@ -25,7 +25,7 @@ from diffsim.kernels.substep import (
     substep_adjoint,
     substep_forward,
 )
-from diffsim.kernels.tiles import CELLS, CHUNK, NODES, WORKERS, Tiles, ordered_sum, reduce_rows, sort
+from diffsim.kernels.tiles import CELLS, CHUNK, NODES, WORKERS, Outside, Tiles, ordered_sum, reduce_rows, sort
 from diffsim.kernels.transfer import SUMS
 
 NONE = torch.iinfo(torch.int32).max  # no particle in trouble
@@ -38,7 +38,7 @@ class Setting:
     cells, dx, origin, margin, wall_kinds: the box. dt: substep [s]. substeps: their number. laws: from
     materials.composite. stretch, internals: whether q starts with F33, and its columns. rows: (n,) row of theta of each
     particle. kinds: (n,) its law. tool_ints, sdf: from tools.pack. trace: None, or a list that receives one record of
-    the branches per substep. time: at the start [s], for messages. store: keep substep states for backward.
+    the branches per substep. time [s], step, first_substep: at the start, for messages. store: keep substep states for backward.
     """
 
     cells: tuple
@@ -57,6 +57,8 @@ class Setting:
     tool_ints: torch.Tensor
     sdf: torch.Tensor
     time: float = 0.0
+    step: int = 0
+    first_substep: int = 0
     store: bool = False
     trace: list | None = field(default=None, compare=False)
 
@@ -156,31 +158,39 @@ def pack(x, v, C, F, q):
 def unpack(packed, dim):
     count = packed.shape[0]
     sizes = [dim, dim, dim * dim, dim * dim, packed.shape[1] - 2 * dim - 2 * dim * dim]
-    x, v, C, F, q = (part.contiguous() for part in packed.split(sizes, 1))
+    # copies, even where a view would do: a view of no columns would keep all of ``packed``
+    x, v, C, F, q = (part.clone(memory_format=torch.contiguous_format) for part in packed.split(sizes, 1))
     return x, v, C.reshape(count, dim, dim), F.reshape(count, dim, dim), q
+
+
+TROUBLES = {
+    NOT_FINITE: ("is not finite", "look for a NaN in the state or the controls, or reduce dt"),
+    OUTSIDE: ("left the grid", "enlarge the grid, add walls, or slow it down"),
+    TOO_FAST: ("moved more than one cell in a substep", "use a smaller dt or more substeps"),
+    INVERTED: ("has det F <= 0", "use a smaller dt, a stiffer law, or slower tools"),
+}
+
+
+def trouble(which, particle, row, setting, substep):
+    """The error for a particle, in the user's order, whose row of the packed state is given."""
+    what, remedy = TROUBLES[which]
+    where = ", ".join(f"{value:.6g}" for value in row[: setting.dim].tolist())
+    substep += setting.first_substep
+    step = setting.step
+    return SimulationError(
+        f"particle {particle} at ({where}) {what} in substep {substep} of control step {step} "
+        f"(t = {setting.time + (substep - setting.first_substep) * setting.dt:.6g} s): {remedy}",
+        step=step,
+        substep=substep,
+        particle=particle,
+    )
 
 
 def check_flags(flags, segment, packed, setting, substep):
     """Raise SimulationError for the first particle in trouble; flags are those of the substep just made."""
-    troubles = (
-        (NOT_FINITE, "is not finite", "look for a NaN in the controls or a time step that is too large"),
-        (OUTSIDE, "left the grid", "enlarge the grid, add walls, or slow it down"),
-        (TOO_FAST, "moved more than one cell in a substep", "use a smaller dt or more substeps"),
-        (INVERTED, "has det F <= 0", "use a smaller dt, a stiffer law, or slower tools"),
-    )
-    for which, what, remedy in troubles:
+    for which in TROUBLES:
         if flags[which] != NONE:
-            sorted_index = flags[which]
-            particle = int(segment.order[sorted_index])
-            where = ", ".join(f"{value:.6g}" for value in packed[sorted_index, : setting.dim].tolist())
-            step = round(setting.time / (setting.dt * setting.substeps))
-            raise SimulationError(
-                f"particle {particle} at ({where}) {what} in substep {substep} of control step {step} "
-                f"(t = {setting.time + substep * setting.dt:.6g} s): {remedy}",
-                step=step,
-                substep=substep,
-                particle=particle,
-            )
+            raise trouble(which, int(segment.order[flags[which]]), packed[flags[which]], setting, substep)
 
 
 def advance(packed, work, keep):
@@ -196,7 +206,14 @@ def advance(packed, work, keep):
     clean[SORT] = 0
     for s in range(setting.substeps):
         if segment is None:
-            tiles = work.sort(state)
+            try:
+                tiles = work.sort(state)
+            except Outside as outside:
+                particle = outside.particle if order is None else int(order[outside.particle])
+                finite = torch.isfinite(state[outside.particle, : setting.dim]).all()
+                raise trouble(
+                    OUTSIDE if finite else NOT_FINITE, particle, state[outside.particle], setting, s
+                ) from None
             step_order = tiles.order.long()
             order = step_order if order is None else order[step_order]
             state = state.index_select(0, step_order)
@@ -260,9 +277,8 @@ def retreat(grad, grad_wrench, segments, work, named=False):
                 work.wrench, grad_wrench, parts, grad_boundary[s], *numbers, spec,
             )  # fmt: skip
             if named and not torch.isfinite(grad_state).all():
-                step = round(setting.time / (setting.dt * setting.substeps))
                 raise GradientError(
-                    f"the gradient is not finite from substep {s} of control step {step} backwards "
+                    f"the gradient is not finite from substep {s} of control step {setting.step} backwards "
                     f"(t = {setting.time + s * setting.dt:.6g} s): shorten the horizon or reduce dt"
                 )
             grad_after, grad_state = grad_state, grad_after
@@ -339,8 +355,7 @@ class ControlStep(torch.autograd.Function):
         tools = setting.tool_count
         grad_wrench = grad_wrench.contiguous() if tools else grad.new_zeros(1, 6)
         if not torch.isfinite(grad).all():
-            step = round(setting.time / (setting.dt * setting.substeps))
-            raise GradientError(f"the gradient that reaches control step {step} from behind is not finite")
+            raise GradientError(f"the gradient that reaches control step {setting.step} from behind is not finite")
         packed, per_particle, grad_boundary = retreat(grad, grad_wrench, segments, work)
         if not (torch.isfinite(packed).all() and torch.isfinite(per_particle).all()):
             retreat(grad, grad_wrench, segments, work, named=True)

@@ -89,7 +89,7 @@ def basis(u):
     ddw = -2.0
     if u >= 0.5:
         w, dw, ddw = 0.5 * (1.5 - u) ** 2, u - 1.5, 1.0
-    elif u <= -0.5:
+    elif u < -0.5:  # the support starts at -1/2: there the middle piece holds, at 1/2 the outer one
         w, dw, ddw = 0.5 * (1.5 + u) ** 2, u + 1.5, 1.0
     return w, dw, ddw
 

@@ -26,6 +26,18 @@ WORKERS = 32  # shares of the work; more than threads, so that they balance
 CHUNK = 512  # Taichi gives a CPU thread at least this many iterations of a parallel loop
 
 
+class Outside(Exception):  # noqa: N818 - caught by the caller, who knows the step
+    """A particle that no tile can hold.
+
+    Attributes:
+        particle: its index in the order of the sort's argument.
+    """
+
+    def __init__(self, particle):
+        super().__init__(particle)
+        self.particle = particle
+
+
 @dataclass
 class Tiles:
     """A sorting of the particles.
@@ -52,13 +64,21 @@ class Tiles:
 
 
 @ti.kernel
-def count_particles(x: Rows, origin: Scalars, blocks: Integers, inv_dx: float, key: Integers, count: Integers):
+def count_particles(
+    x: Rows, origin: Scalars, cells: Integers, dx: float, key: Integers, count: Integers, bad: Integers
+):
     ti.loop_config(serialize=True)
     for p in range(x.shape[0]):
         k = 0
+        inside = 1
         for a in range(x.shape[1]):
-            base = ti.floor((x[p, a] - origin[a]) * inv_dx - 0.5, ti.i32)
-            k = k * blocks[a] + base // CELLS
+            u = (x[p, a] - origin[a]) * (1.0 / dx)
+            if not (u >= 0.5 and u < cells[a] - 0.5):  # a NaN too
+                inside = 0
+                u = 0.5
+            k = k * (cells[a] // CELLS + 1) + ti.floor(u - 0.5, ti.i32) // CELLS
+        if inside == 0 and bad[0] < 0:
+            bad[0] = p
         key[p] = k
         count[k] = count[k] + 1
 
@@ -78,20 +98,26 @@ def sort(x, origin, cells, dx):
     """Sort particles into tiles by a stable counting sort.
 
     Args:
-        x: (n, d) positions in the user's order, all with their support inside the grid.
+        x: (n, d) positions in the user's order.
         origin: (d,) position of node 0 [m].
         cells: d ints.
         dx: cell size [m].
 
     Returns:
         Tiles; its order is a function of the positions and their order alone.
+
+    Raises:
+        Outside: a particle whose support is not inside the grid, or a position that is not finite.
     """
     dim, count = x.shape[1], x.shape[0]
     blocks = tuple(c // CELLS + 1 for c in cells)
     integers = {"dtype": torch.int32, "device": context.tensor_device}
     key = torch.empty(count, **integers)
     particles = torch.zeros(torch.Size(blocks).numel(), **integers)
-    launch(count_particles, x, origin, torch.tensor(blocks, **integers), 1.0 / dx, key, particles)
+    bad = torch.full((1,), -1, **integers)
+    launch(count_particles, x, origin, torch.tensor(cells, **integers), dx, key, particles, bad)
+    if bad.item() >= 0:
+        raise Outside(bad.item())
     used = torch.nonzero(particles).flatten()
     tile_particles = particles[used]
     first = torch.zeros(len(used) + 1, **integers)

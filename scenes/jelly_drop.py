@@ -27,8 +27,8 @@ def scene(
 ) -> ds.Scene:
     """An elastic body falls on the floor and bounces.
 
-    Fixed corotated elasticity, gravity 9.8 m/s^2, frictionless walls that let go. The variable ``v0`` is the velocity of
-    the throw [m/s], at most 2 along each axis, zero at the start; the objective is minus the height of the center of
+    Fixed corotated elasticity, gravity 9.8 m/s^2, frictionless walls that let go. The variable ``v0`` is the velocity
+    of the throw [m/s], at most 2 along each axis, zero at the start; the objective is minus the height of the center of
     mass at the end [m].
 
     Args:

@@ -33,7 +33,7 @@ small = block(simulation, 100)
 ds.rollout(simulation, small._replace(x=small.x.requires_grad_()), steps=1).x.sum().backward()
 before = peak()
 work = estimate(simulation, state, STEPS, every=STEPS, memory="8GiB").work_bytes
-memory = {"all": "8GiB", "some": work + 16 * COUNT * STEPS + 12 * COUNT * 96}[sys.argv[1]]  # labels, and 12 states
+memory = {"all": "8GiB", "some": work + 12 * COUNT * 96}[sys.argv[1]]  # and 12 states
 plan = estimate(simulation, state, STEPS, every=STEPS, memory=memory)
 gradient(STEPS, memory=memory)
 print(json.dumps({"growth": peak() - before, "estimate": plan.peak_bytes, "stored": plan.snapshots}))

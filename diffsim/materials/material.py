@@ -1,8 +1,10 @@
 """A material: an elastic law, perhaps a plastic one, and a density."""
 
+import torch
 from torch import nn
 
 from diffsim.errors import SceneError
+from diffsim.kernels.arrays import context
 from diffsim.materials import prescribed
 from diffsim.materials.law import POSITIVE, hold
 
@@ -57,6 +59,8 @@ class Material(nn.Module):
     def initial(self, n: int, d: int):
         """Internal variables q (n, k) of n undeformed particles."""
         law = self.elastic if self.plastic is None else self.plastic
+        if not hasattr(law, "initial"):  # a torch module that keeps none
+            return torch.empty(n, 0, dtype=context.dtype, device=context.tensor_device)
         return law.initial(n, d)
 
 

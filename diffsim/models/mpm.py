@@ -78,11 +78,17 @@ class MPM(nn.Module):
             raise SceneError("MPM: the list of materials is empty; give at least one ds.Material")
         self.grid, self.dt, self.substeps, self.body_force = grid, float(dt), int(substeps), body_force
         self.materials = nn.ModuleList(materials)
+        # of the particles last seen, and of the tools: shared by all steps of a rollout, whose graph keeps them
+        self._labels = self._tool_tables = None
         self.walls = walls if walls is not None else Walls("slip")
+        if 2 * self.walls.margin > min(grid.cells):
+            raise SceneError(
+                f"MPM: walls of margin {self.walls.margin} leave no room in {grid.cells} cells; use fewer nodes"
+            )
         self.tools = nn.ModuleList(tools)
         gravity = (0.0,) * grid.dim if gravity is None else gravity
         if not isinstance(gravity, Tensor):
-            gravity = torch.tensor([float(g) for g in gravity])
+            gravity = torch.tensor([float(g) for g in gravity], dtype=torch.float64)
         if gravity.shape != (grid.dim,):
             raise SceneError(f"MPM: gravity has {gravity.numel()} numbers; the grid has {grid.dim} axes")
         if isinstance(gravity, nn.Parameter):
@@ -178,9 +184,9 @@ class MPM(nn.Module):
 
     def inside(self, x: Tensor) -> Tensor:
         """Whether the support of each position lies inside the grid, (n,)."""
-        low = x.new_tensor(self.grid.origin) + 0.5 * self.grid.dx
-        high = x.new_tensor(self.grid.upper) - 0.5 * self.grid.dx
-        return ((x >= low) & (x < high)).all(1)
+        # the arithmetic of the kernels, so that both agree to the last bit
+        u = (x - x.new_tensor(self.grid.origin)) * (1.0 / x.new_tensor(self.grid.dx))
+        return ((u >= 0.5) & (u < x.new_tensor(self.grid.cells) - 0.5)).all(1)
 
     def forward(self, state: State, control: Tensor | None = None, *, store: bool = False) -> State:
         """One control step.
@@ -195,13 +201,15 @@ class MPM(nn.Module):
             SimulationError: a particle that left the grid, moved more than a cell, inverted or is not finite.
         """
         motion, pose = self._motion(state.pose, control)
+        start = float(state.time)
+        force = self.body_force(state.X, start).to(context.dtype) if self.body_force is not None else None
         if self.fused:
-            state = self._substeps(state, motion, *self._theta(state), self.substeps, store)
+            state = self._substeps(state, motion, self._theta(state), force, self.substeps, store=store)
         else:
-            state = self._evaluated_in_torch(state, motion)
+            state = self._evaluated_in_torch(state, motion, force)
         return state._replace(pose=pose)
 
-    def _evaluated_in_torch(self, state, motion):
+    def _evaluated_in_torch(self, state, motion, force):
         """The same chain with laws that are torch modules: P(F), one substep at that stress, return map."""
         wrench = torch.zeros_like(state.wrench)
         density = self._density(state)
@@ -212,8 +220,8 @@ class MPM(nn.Module):
                 F, q, C = state.F[index], state.q[index], state.C[index]
                 P = P.index_copy(0, index, material.elastic.stress(F, q, C).to(P.dtype))
             theta = torch.cat([P.flatten(1), density[:, None]], 1).contiguous()
-            rows = torch.arange(len(P), device=P.device)
-            moved = self._substeps(state._replace(q=state.q[:, :0]), motion[s : s + 1], theta, rows, 1, True)
+            bare = state._replace(q=state.q[:, :0])
+            moved = self._substeps(bare, motion[s : s + 1], theta, force, 1, store=True, first=s)
             wrench = wrench + moved.wrench / self.substeps
             F, q = moved.F, state.q
             for material, index in zip(self.materials, members, strict=True):
@@ -221,8 +229,7 @@ class MPM(nn.Module):
                 if len(index) and hasattr(law, "update"):
                     F_m, q_m = law.update(moved.F[index], state.q[index], moved.C[index], self.dt)
                     F = F.index_copy(0, index, F_m)
-                    if q.shape[1]:
-                        q = q.index_copy(0, index, q_m)
+                    q = q.index_copy(0, index, torch.cat([q_m, state.q[index][:, q_m.shape[1] :]], 1))
             state = moved._replace(F=F, q=q)
         return state._replace(wrench=wrench)
 
@@ -245,8 +252,8 @@ class MPM(nn.Module):
 
     @one_torch_thread()
     def _theta(self, state):
-        """Parameters of all laws, (rows, parameters + 1) with the density last, and the row of each particle."""
-        count, rows, index, total = len(state.x), [], torch.zeros_like(state.material), 0
+        """Parameters of all laws, (rows, parameters + 1) with the density last: a row per material or per particle."""
+        count, rows = len(state.x), []
         for number, material in enumerate(self.materials):
             values = [torch.as_tensor(t, dtype=context.dtype) for t in (*material.theta(), material.density)]
             size = max((v.numel() for v in values), default=1)
@@ -257,19 +264,39 @@ class MPM(nn.Module):
             values = [v.reshape(-1).expand(size) for v in values]
             padding = [values[-1].new_zeros(size)] * (self.laws.parameters - len(values) + 1)
             rows.append(torch.stack([*values[:-1], *padding, values[-1]], 1))
-            chosen = state.material == number
-            place = total if size == 1 else total + torch.arange(count, device=index.device)
-            index = torch.where(chosen, place, index)
-            total += size
-        return torch.cat(rows).contiguous(), index
+        return torch.cat(rows).contiguous()
 
-    def _substeps(self, state, motion, theta, rows, substeps, store):
+    @torch.no_grad()  # it runs once only, and a recomputed step must leave the same traces in the graph
+    @one_torch_thread()
+    def _label(self, material, theta):
+        """Row of theta and index of the law of each particle, (n,) each."""
+        key = (material, material._version, len(theta))
+        if self._labels is None or self._labels[0][0] is not material or self._labels[0][1:] != key[1:]:
+            count = len(material)
+            if self.fused:
+                sizes = [1 if all(v.numel() == 1 for v in (*m.theta(), m.density)) else count for m in self.materials]
+                firsts = torch.tensor([sum(sizes[:i]) for i in range(len(sizes))], device=material.device)
+                each = torch.tensor([size > 1 for size in sizes], device=material.device)
+                rows = firsts[material] + each[material] * torch.arange(count, device=material.device)
+                kinds = torch.tensor(self.laws.kinds, device=material.device)[material]
+            else:
+                rows, kinds = torch.arange(count, device=material.device), torch.zeros_like(material)
+            self._labels = (key, rows, kinds)
+        return self._labels[1:]
+
+    def _tables(self, theta):
+        """Tables of the tools: parameters, integers, samples."""
+        if not len(self.tools):
+            return theta.new_zeros(1, 16), torch.zeros(1, 8, dtype=torch.int32, device=theta.device), theta.new_zeros(1)
+        tool_params, *fixed = pack(list(self.tools), context.dtype, self.grid.dim)
+        if self._tool_tables is None:
+            self._tool_tables = [table.contiguous() for table in fixed]
+        return tool_params, *self._tool_tables
+
+    def _substeps(self, state, motion, theta, force, substeps, *, store, first=0):
         dim, dtype = self.grid.dim, context.dtype
-        if len(self.tools):
-            tool_params, tool_ints, sdf = pack(list(self.tools), dtype, self.grid.dim)
-        else:
-            tool_params, sdf = theta.new_zeros(1, 16), theta.new_zeros(1)
-            tool_ints = torch.zeros(1, 8, dtype=torch.int32)
+        tool_params, tool_ints, sdf = self._tables(theta)
+        rows, kinds = self._label(state.material, theta)
         setting = Setting(
             cells=self.grid.cells,
             dx=self.grid.dx,
@@ -282,17 +309,16 @@ class MPM(nn.Module):
             stretch=self.stretch and self.fused,
             internals=state.q.shape[1],
             rows=rows,
-            kinds=torch.tensor(self.laws.kinds, device=rows.device)[state.material]
-            if self.fused
-            else torch.zeros_like(rows),
+            kinds=kinds,
             tool_count=len(self.tools),
-            tool_ints=tool_ints.contiguous(),
-            sdf=sdf.contiguous(),
+            tool_ints=tool_ints,
+            sdf=sdf,
             time=float(state.time),
+            step=round(float(state.time) / (self.dt * self.substeps) - first / self.substeps),
+            first_substep=first,
             store=store,
             trace=self.trace,
         )
-        force = self.body_force(state.X, float(state.time)).to(dtype) if self.body_force is not None else None
         x, v, C, F, q, wrench = ControlStep.apply(
             setting,
             *(part.contiguous() for part in (state.x, state.v, state.C, state.F, state.q, state.volume)),
