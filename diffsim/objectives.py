@@ -14,7 +14,7 @@ from torch import Tensor
 
 from diffsim.errors import DataError, SceneError
 from diffsim.kernels.density import node_mass
-from diffsim.kernels.tiles import ordered_sum
+from diffsim.kernels.reduction import ordered_sum
 from diffsim.kernels.tool_distance import tool_distance as signed_distances
 from diffsim.models.tools import pack, rotation_matrix
 

@@ -106,13 +106,17 @@ def estimate(model, state, steps: int, *, every: int = 1, memory="2GiB") -> Esti
     per_tile = max(1, int(0.5 * 4**dim * (state.volume.reciprocal().median().item() * model.grid.dx**dim)))
     nodes = math.ceil(count / per_tile) * NODES**dim * (dim + 1) * item * 3
     # in backward: the substep states, gradients and their reorderings (measured), particle properties and labels, nodes
-    work = (substeps + 14) * state_bytes + count * (6 * item + 40) + nodes
+    # laws evaluated in torch: the graph of a control step keeps P, its laws' own tensors and two states per substep
+    substep_bytes = state_bytes if getattr(model, "fused", True) else 6 * state_bytes
+    work = substeps * substep_bytes + 14 * state_bytes + count * (6 * item + 40) + nodes
     frames = (steps // every + 1) * state_bytes if every < steps else 2 * state_bytes
     left = budget - work - frames
-    stored = (substeps + 2) * state_bytes + 12 * count  # a step's substeps in sorted order, its input, the order
+    stored = (
+        substeps * substep_bytes + 2 * state_bytes + 12 * count
+    )  # a step's substeps in sorted order, its input, the order
     store = left >= steps * stored
     snapshots = steps if left >= steps * state_bytes else int(left // state_bytes)
-    if snapshots < 2 and steps > 2:
+    if snapshots < min(2, steps):
         need = work + frames + 3 * state_bytes
         raise SceneError(
             f"memory={memory!r} is too little for the gradient of {count:,} particles: give at least "

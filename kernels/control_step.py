@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 from diffsim.errors import GradientError, SimulationError
 from diffsim.kernels.arrays import context, launch
 from diffsim.kernels.grid import TOOL_GRADIENTS
+from diffsim.kernels.reduction import ordered_sum, reduce_rows
 from diffsim.kernels.substep import (
     FLAGS,
     INVERTED,
@@ -25,7 +26,7 @@ from diffsim.kernels.substep import (
     substep_adjoint,
     substep_forward,
 )
-from diffsim.kernels.tiles import CELLS, CHUNK, NODES, WORKERS, Outside, Tiles, ordered_sum, reduce_rows, sort
+from diffsim.kernels.tiles import CELLS, CHUNK, NODES, WORKERS, Outside, Tiles, sort
 from diffsim.kernels.transfer import SUMS
 
 NONE = torch.iinfo(torch.int32).max  # no particle in trouble
@@ -38,7 +39,7 @@ class Setting:
     cells, dx, origin, margin, wall_kinds: the box. dt: substep [s]. substeps: their number. laws: from
     materials.composite. stretch, internals: whether q starts with F33, and its columns. rows: (n,) row of theta of each
     particle. kinds: (n,) its law. tool_ints, sdf: from tools.pack. trace: None, or a list that receives one record of
-    the branches per substep. time [s], step, first_substep: at the start, for messages. store: keep substep states for backward.
+    the branches per substep. time [s], step, first_substep: at the start, for messages. store: keep substep states.
     """
 
     cells: tuple
@@ -217,8 +218,9 @@ def advance(packed, work, keep):
             step_order = tiles.order.long()
             order = step_order if order is None else order[step_order]
             state = state.index_select(0, step_order)
-            segment = Segment(order, tiles, [state])
-            segments.append(segment)
+            segment = Segment(order, tiles, [state] if keep else [])
+            if keep:
+                segments.append(segment)
             work.enter(segment)
             spare = [torch.empty_like(state), torch.empty_like(state)]
             if spec.trace:
@@ -276,7 +278,8 @@ def retreat(grad, grad_wrench, segments, work, named=False):
                 *particle, work.nodes, grad_nodes, stresses, work.sums, history, stages, *topology, *boundary,
                 work.wrench, grad_wrench, parts, grad_boundary[s], *numbers, spec,
             )  # fmt: skip
-            if named and not torch.isfinite(grad_state).all():
+            outputs = (grad_state, sorted_particle, grad_boundary[s])
+            if named and not all(torch.isfinite(output).all() for output in outputs):
                 raise GradientError(
                     f"the gradient is not finite from substep {s} of control step {setting.step} backwards "
                     f"(t = {setting.time + s * setting.dt:.6g} s): shorten the horizon or reduce dt"
@@ -357,9 +360,8 @@ class ControlStep(torch.autograd.Function):
         if not torch.isfinite(grad).all():
             raise GradientError(f"the gradient that reaches control step {setting.step} from behind is not finite")
         packed, per_particle, grad_boundary = retreat(grad, grad_wrench, segments, work)
-        if not (torch.isfinite(packed).all() and torch.isfinite(per_particle).all()):
-            retreat(grad, grad_wrench, segments, work, named=True)
-            raise GradientError("the gradient of a law's parameters is not finite")
+        if not all(torch.isfinite(result).all() for result in (packed, per_particle, grad_boundary)):
+            retreat(grad, grad_wrench, segments, work, named=True)  # raises at the substep where it begins
 
         dim = setting.dim
         grad_mass, grad_volume = per_particle[:, 0], per_particle[:, 1]

@@ -4,7 +4,8 @@ A particle touches the nodes base .. base + 2. Tile K holds, in the user's order
 4K .. 4K + 3 when they were sorted. Its nodes are 4K - 1 .. 4K + 6, so a base may change by one on either side before
 the tile must be sorted anew. Each tile is summed by one thread in a fixed order into its own nodes; a node then adds up
 the at most 2^d tiles that hold it, again in a fixed order. Nothing depends on the number of threads, no atomic is
-needed, and only tiles with particles exist, so memory and time follow the occupied volume.
+needed, and only tiles with particles exist: apart from three integers per block of the box in ``sort``, memory and time
+follow the occupied volume.
 
 With k = floor((i + 1) / 4), node i of the grid is held by exactly the tiles k (at local index 0 .. 3) and k - 1
 (4 .. 7) of each axis. So the nodes are updated in blocks of 4^d that share the same 2^d tiles, the *owners*.
@@ -158,36 +159,3 @@ def sort(x, origin, cells, dx):
         parts = torch.arange(len(owner) + 1, device=context.tensor_device)
         shares = torch.stack([parts.clamp(max=len(used)), parts], 1).to(torch.int32)
     return Tiles(order, tile, tile_info, owners, shares)
-
-
-@ti.kernel
-def sum_rows(values: Rows, target: Integers, total: Rows):
-    """total[target[p]] += values[p], in the order of p, by chunks of 256 so that f32 sums stay accurate."""
-    ti.loop_config(serialize=True)
-    for j in range(values.shape[1]):
-        chunk = 0.0
-        row = target[0]
-        for p in range(values.shape[0]):
-            if target[p] != row or p % 256 == 0:
-                total[row, j] = total[row, j] + chunk
-                chunk = 0.0
-                row = target[p]
-            chunk += values[p, j]
-        total[row, j] = total[row, j] + chunk
-
-
-def reduce_rows(values, target, row_count):
-    """Sum of values (n, k) by target row (n,), the same for any number of threads (torch.sum is not)."""
-    total = values.new_zeros(row_count, values.shape[1])
-    if values.numel():
-        launch(sum_rows, values.contiguous(), target, total)
-    return total
-
-
-def ordered_sum(values):
-    """Sum over the first axis by halving: additions of whole tensors, in an order that no thread count changes."""
-    while values.shape[0] > 1:
-        half = values.shape[0] // 2
-        paired = values[:half] + values[half : 2 * half]
-        values = torch.cat([paired, values[2 * half :]]) if values.shape[0] % 2 else paired
-    return values[0]

@@ -15,8 +15,8 @@ from torch.autograd.function import once_differentiable
 from diffsim.kernels.arrays import IntegerRows, Rows, Scalars, Vectors, launch
 from diffsim.kernels.contact import padded
 from diffsim.kernels.lang import ti
+from diffsim.kernels.reduction import ordered_sum
 from diffsim.kernels.sdf import MESH, signed_distance
-from diffsim.kernels.tiles import ordered_sum
 
 INSET = 1e-3  # of a sample's spacing: keeps the nearest point of the box strictly inside it in f32
 
@@ -79,7 +79,7 @@ class Distance(torch.autograd.Function):
         # written out: a matrix product may add in another order for another number of threads
         world = sum(rotation[:, :, a] * local[:, :, a, None] for a in range(3))
         offset = torch.nn.functional.pad(x, (0, 3 - x.shape[1]))[:, None] - position
-        grad_x = sum(world[:, t] for t in range(len(position)))[:, : x.shape[1]]
+        grad_x = sum((world[:, t] for t in range(len(position))), x.new_zeros(len(x), 3))[:, : x.shape[1]]
         grad_rotation = ordered_sum(offset[:, :, :, None] * local[:, :, None, :])
         return grad_x, -ordered_sum(world), grad_rotation, None, None, None
 

@@ -11,6 +11,7 @@ from torch import nn
 from diffsim.errors import SceneError
 from diffsim.kernels import constitutive
 from diffsim.kernels.arrays import context
+from diffsim.kernels.reduction import repeat
 from diffsim.materials.composite import combine
 
 POSITIVE = (lambda value: value > 0, "must be greater than 0")
@@ -45,13 +46,16 @@ def hold(module: nn.Module, name: str, value, limit, unit: str = "") -> None:
 
 def lame(E: torch.Tensor, nu: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Lame's mu and lam [Pa] from Young's modulus E [Pa] and Poisson's ratio nu."""
+    if E.numel() != nu.numel():  # one of them is given per particle
+        E, nu = (value if value.ndim else repeat(value, max(E.numel(), nu.numel())) for value in (E, nu))
     return E / (2 * (1 + nu)), E * nu / ((1 + nu) * (1 - 2 * nu))
 
 
 def pack(theta: list[torch.Tensor], count: int) -> torch.Tensor:
     """A law's list of scalars and (n,) tensors as (n, parameters), in the precision and on the device in use."""
-    columns = [value.to(context.tensor_device, context.dtype).expand(count) for value in theta]
-    return torch.stack(columns, dim=1)
+    columns = [value.to(context.tensor_device, context.dtype) for value in theta]
+    whole = [c.reshape(-1) if c.numel() == count else repeat(c.reshape(()), count) for c in columns]
+    return torch.stack(whole, dim=1)
 
 
 def stretch(F: torch.Tensor, q: torch.Tensor | None, internals: int) -> torch.Tensor:

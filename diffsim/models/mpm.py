@@ -7,10 +7,12 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from diffsim.errors import DataError, SceneError
 from diffsim.kernels.arrays import context
 from diffsim.kernels.control_step import ControlStep, Setting, one_torch_thread
+from diffsim.kernels.reduction import repeat
 from diffsim.materials import prescribed
 from diffsim.materials.composite import combine, compose
 from diffsim.models.domain import Grid, Walls
@@ -21,7 +23,7 @@ class State(NamedTuple):
     """Everything that a step reads and writes, in the user's order of particles.
 
     x: position [m], (n, d). v: velocity [m/s], (n, d). C: affine velocity [1/s], (n, d, d). F: deformation gradient,
-    (n, d, d). q: internal variables, (n, k); in 2-D plastic and fluid laws keep F33 first. pose: position [m] and
+    (n, d, d). q: internal variables, (n, k); in 2-D plastic laws keep F33 first. pose: position [m] and
     quaternion wxyz of the tools, (T, 7). wrench: mean force [N] and torque [N m] on them over the last control step,
     (T, 6). X: rest position [m], (n, d). volume: rest volume [m^3, in 2-D m^2], (n,). material: index into the model's
     list, (n,). time: [s], scalar.
@@ -129,7 +131,9 @@ class MPM(nn.Module):
         def full(value, shape, name):
             value = torch.as_tensor(value).to(device, dtype)
             try:
-                value = value.expand(shape)
+                if value.shape != shape:
+                    single = value[0] if value.dim() == len(shape) and len(value) == 1 else value
+                    value = repeat(single.expand(shape[1:]), count)
             except RuntimeError:
                 raise DataError(f"initial_state: {name} has shape {tuple(value.shape)}; expected {shape}") from None
             if not torch.isfinite(value).all():
@@ -205,8 +209,11 @@ class MPM(nn.Module):
         force = self.body_force(state.X, start).to(context.dtype) if self.body_force is not None else None
         if self.fused:
             state = self._substeps(state, motion, self._theta(state), force, self.substeps, store=store)
-        else:
+        elif store or not torch.is_grad_enabled():
             state = self._evaluated_in_torch(state, motion, force)
+        else:
+            state = State(*checkpoint(lambda *s: tuple(self._evaluated_in_torch(State(*s), motion, force)), *state,
+                                      use_reentrant=False))  # fmt: skip
         return state._replace(pose=pose)
 
     def _evaluated_in_torch(self, state, motion, force):
@@ -237,7 +244,8 @@ class MPM(nn.Module):
         """Density of each particle, (n,)."""
         density = torch.zeros_like(state.volume)
         for number, material in enumerate(self.materials):
-            value = torch.as_tensor(material.density).to(density.dtype)
+            value = torch.as_tensor(material.density).to(density)
+            value = value if value.ndim else repeat(value, len(density))
             density = torch.where(state.material == number, value, density)
         return density
 
@@ -247,7 +255,7 @@ class MPM(nn.Module):
                 raise SceneError(f"control has shape {tuple(control.shape)}, but the model has no tools; pass None")
             return pose.new_zeros(self.substeps, 1, 18), pose
         if control is not None:
-            control = control.to(context.dtype)
+            control = control.to(pose)
         return substep_motions(list(self.tools), pose, control, self.dt, self.substeps)
 
     @one_torch_thread()
@@ -255,26 +263,28 @@ class MPM(nn.Module):
         """Parameters of all laws, (rows, parameters + 1) with the density last: a row per material or per particle."""
         count, rows = len(state.x), []
         for number, material in enumerate(self.materials):
-            values = [torch.as_tensor(t, dtype=context.dtype) for t in (*material.theta(), material.density)]
+            values = [torch.as_tensor(t).to(context.tensor_device, context.dtype) for t in material.theta()]
+            values.append(torch.as_tensor(material.density).to(context.tensor_device, context.dtype))
             size = max((v.numel() for v in values), default=1)
             if size not in (1, count):
                 raise SceneError(
                     f"material {number}: a parameter has {size} values; give one or {count}, one per particle"
                 )
-            values = [v.reshape(-1).expand(size) for v in values]
+            values = [v.reshape(-1) if v.numel() == size else repeat(v.reshape(()), size) for v in values]
             padding = [values[-1].new_zeros(size)] * (self.laws.parameters - len(values) + 1)
             rows.append(torch.stack([*values[:-1], *padding, values[-1]], 1))
         return torch.cat(rows).contiguous()
 
     @torch.no_grad()  # it runs once only, and a recomputed step must leave the same traces in the graph
     @one_torch_thread()
-    def _label(self, material, theta):
+    def _label(self, material):
         """Row of theta and index of the law of each particle, (n,) each."""
-        key = (material, material._version, len(theta))
+        count, sizes = len(material), ()
+        if self.fused:
+            sizes = tuple(max(v.numel() for v in (*m.theta(), m.density)) for m in self.materials)
+        key = (material, None if material.is_inference() else material._version, sizes)
         if self._labels is None or self._labels[0][0] is not material or self._labels[0][1:] != key[1:]:
-            count = len(material)
             if self.fused:
-                sizes = [1 if all(v.numel() == 1 for v in (*m.theta(), m.density)) else count for m in self.materials]
                 firsts = torch.tensor([sum(sizes[:i]) for i in range(len(sizes))], device=material.device)
                 each = torch.tensor([size > 1 for size in sizes], device=material.device)
                 rows = firsts[material] + each[material] * torch.arange(count, device=material.device)
@@ -289,14 +299,15 @@ class MPM(nn.Module):
         if not len(self.tools):
             return theta.new_zeros(1, 16), torch.zeros(1, 8, dtype=torch.int32, device=theta.device), theta.new_zeros(1)
         tool_params, *fixed = pack(list(self.tools), context.dtype, self.grid.dim)
-        if self._tool_tables is None:
+        known = self._tool_tables
+        if known is None or not all(torch.equal(a, b) for a, b in zip(known, fixed, strict=True)):
             self._tool_tables = [table.contiguous() for table in fixed]
         return tool_params, *self._tool_tables
 
     def _substeps(self, state, motion, theta, force, substeps, *, store, first=0):
         dim, dtype = self.grid.dim, context.dtype
         tool_params, tool_ints, sdf = self._tables(theta)
-        rows, kinds = self._label(state.material, theta)
+        rows, kinds = self._label(state.material)
         setting = Setting(
             cells=self.grid.cells,
             dx=self.grid.dx,
@@ -323,11 +334,11 @@ class MPM(nn.Module):
             setting,
             *(part.contiguous() for part in (state.x, state.v, state.C, state.F, state.q, state.volume)),
             theta,
-            self.gravity.to(dtype),
+            self.gravity.to(theta),
             force,
             motion.contiguous(),
             tool_params.contiguous(),
-            self.walls.friction(dim, dtype),
+            self.walls.friction(dim, dtype).to(theta.device),
         )
         time = state.time + substeps * self.dt
         return state._replace(x=x, v=v, C=C, F=F, q=q, wrench=wrench, time=time)

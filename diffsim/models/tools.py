@@ -256,10 +256,10 @@ def rotation_matrix(q: Tensor) -> Tensor:
 def exponential(w: Tensor) -> Tensor:
     """Quaternion (..., 4) of the rotation vector w (..., 3) [rad].
 
-    cos(|w|/2) and sin(|w|/2)/|w| are smooth in z = |w|^2; below 0.01 their series to z^3 is exact in f64.
+    cos(|w|/2) and sin(|w|/2)/|w| are smooth in z = |w|^2; below 0.005 their series to z^3 is exact in f64.
     """
     z = (w * w).sum(-1, keepdim=True)
-    small = z < 1e-2
+    small = z < 5e-3
     angle = torch.where(small, torch.ones_like(z), z).sqrt()  # the branch not taken must have a finite gradient
     cosine = torch.where(small, 1 - z / 8 * (1 - z / 48 * (1 - z / 120)), torch.cos(angle / 2))
     sine = torch.where(small, 0.5 - z / 48 * (1 - z / 80 * (1 - z / 168)), torch.sin(angle / 2) / angle)

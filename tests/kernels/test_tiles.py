@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from diffsim.kernels.arrays import context
-from diffsim.kernels.tiles import CELLS, NODES, WORKERS, ordered_sum, reduce_rows, sort
+from diffsim.kernels.reduction import ordered_sum, reduce_rows
+from diffsim.kernels.tiles import CELLS, NODES, WORKERS, sort
 
 GRIDS = [((16, 16), 1 / 16, (0.0, 0.0)), ((9, 21), 0.3, (-1.0, 2.0)), ((8, 12, 10), 0.1, (0.0, -0.5, 3.0))]
 
