@@ -104,8 +104,13 @@ def test_options_of_the_method_are_converted(folder, capsys):
 
 
 def test_ctrl_c_leaves_a_checkpoint_from_which_the_run_goes_on(folder, capsys):
-    command = [sys.executable, "-m", "diffsim.cli", "optimize", PROJECTILE, "--out", "o", "--iterations", "300"]
-    child = subprocess.Popen([*command, "--no-render", *ENGINE], stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, "-m", "diffsim.cli", "optimize", PROJECTILE, "--out", "o", "--iterations", "100"]
+    child = subprocess.Popen(
+        [*command, "--no-render", *ENGINE],
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a job in the background inherits "ignore"
+    )
     while not (folder / "o" / "best.safetensors").exists():
         assert child.poll() is None, child.stderr.read()
         time.sleep(0.01)
@@ -114,7 +119,7 @@ def test_ctrl_c_leaves_a_checkpoint_from_which_the_run_goes_on(folder, capsys):
     assert child.returncode == 130 and "Traceback" not in errors
     assert "diffsim resume o" in errors
     assert main(["resume", "o", "--no-render"]) == 0
-    assert main(["optimize", PROJECTILE, "--out", "whole", "--iterations", "300", "--no-render", *ENGINE]) == 0
+    assert main(["optimize", PROJECTILE, "--out", "whole", "--iterations", "100", "--no-render", *ENGINE]) == 0
     found, expected = (load_file(f"{name}/best.safetensors")["push"] for name in ("o", "whole"))
     assert torch.equal(found, expected)
 
