@@ -2,6 +2,9 @@
 
 ``torch.sum`` splits its work by the number of threads, also inside the backward of a broadcast. So a scalar that is
 repeated over the particles goes through ``repeat``.
+
+``ordered_sum`` and ``reduce_rows`` run inside adjoints and are not differentiated again; ``repeat`` is an operator,
+with the sum as its adjoint.
 """
 
 import torch

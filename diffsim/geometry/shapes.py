@@ -51,8 +51,8 @@ class Shape:
         return None
 
     def mesh(self) -> trimesh.Trimesh:
-        """The surface in the tool's frame, to draw."""
-        raise NotImplementedError
+        """The surface in the tool's frame, to draw; empty unless a shape has one."""
+        return trimesh.Trimesh()
 
 
 class Box(Shape):

@@ -2,7 +2,7 @@
 
 from diffsim.kernels.lang import ti
 from diffsim.kernels.svd import cofactor, cofactor_vjp, inner, polar, polar_vjp
-from diffsim.materials.law import POISSON, POSITIVE, Elastic, hold, lame
+from diffsim.materials.law import Isotropic
 
 
 class Functions:
@@ -49,7 +49,7 @@ class Functions:
         return grad_F, grad_e, ti.Matrix.zero(float, F.n, F.n), grad_theta
 
 
-class FixedCorotated(Elastic):
+class FixedCorotated(Isotropic):
     """psi = mu |F - R|^2 + lam/2 (J - 1)^2,   P = 2 mu (F - R) + lam (J - 1) dJ/dF.
 
     In 2-D (plane strain) the third stretch e = F33 counts as a diagonal entry of F. Needs det F > 0.
@@ -63,11 +63,3 @@ class FixedCorotated(Elastic):
     """
 
     functions = Functions
-
-    def __init__(self, E, nu):
-        super().__init__()
-        hold(self, "E", E, POSITIVE, " Pa")
-        hold(self, "nu", nu, POISSON)
-
-    def theta(self):
-        return list(lame(self.E, self.nu))

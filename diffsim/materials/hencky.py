@@ -2,7 +2,7 @@
 
 from diffsim.kernels.lang import ti
 from diffsim.kernels.svd import isotropic_vjp, log1p_ratio, svd
-from diffsim.materials.law import POISSON, POSITIVE, Elastic, hold, lame
+from diffsim.materials.law import Isotropic
 
 
 class Functions:
@@ -77,7 +77,7 @@ class Functions:
         return grad_F, grad_e, ti.Matrix.zero(float, F.n, F.n), ti.Vector([grad_mu, grad_lam])
 
 
-class Hencky(Elastic):
+class Hencky(Isotropic):
     """psi = mu |eps|^2 + lam/2 tr(eps)^2,   P = U diag((2 mu eps_i + lam tr)/s_i) V^T.
 
     F = U diag(s) V^T, eps = log s. In 2-D (plane strain) the third principal strain is log e, e = F33. Needs det F > 0.
@@ -92,11 +92,3 @@ class Hencky(Elastic):
     """
 
     functions = Functions
-
-    def __init__(self, E, nu):
-        super().__init__()
-        hold(self, "E", E, POSITIVE, " Pa")
-        hold(self, "nu", nu, POISSON)
-
-    def theta(self):
-        return list(lame(self.E, self.nu))

@@ -78,8 +78,8 @@ class Law(nn.Module):
     functions = None
 
     def theta(self) -> list[torch.Tensor]:
-        """The numbers that ``functions`` takes: scalars or (n,) tensors, differentiable in the parameters."""
-        raise NotImplementedError
+        """The numbers that ``functions`` takes, scalars or (n,) tensors, differentiable in the parameters."""
+        return []
 
     def initial(self, n: int, d: int) -> torch.Tensor:
         """Internal variables q of n undeformed particles: none, (n, 0)."""
@@ -122,6 +122,18 @@ class Elastic(Law):
         laws = combine(((self.functions, self.own_map),))
         own, theta, kind = self._call(F_trial, laws, q)
         return constitutive.update(laws, F_trial, own, theta, kind)[0], q
+
+
+class Isotropic(Elastic):
+    """An elastic law with theta = (mu, lam), from Young's modulus E [Pa] > 0 and Poisson's ratio -1 < nu < 0.5."""
+
+    def __init__(self, E, nu):
+        super().__init__()
+        hold(self, "E", E, POSITIVE, " Pa")
+        hold(self, "nu", nu, POISSON)
+
+    def theta(self):
+        return list(lame(self.E, self.nu))
 
 
 class NoStress:

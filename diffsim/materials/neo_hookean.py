@@ -2,7 +2,7 @@
 
 from diffsim.kernels.lang import ti
 from diffsim.kernels.svd import cofactor, inner
-from diffsim.materials.law import POISSON, POSITIVE, Elastic, hold, lame
+from diffsim.materials.law import Isotropic
 
 
 class Functions:
@@ -46,7 +46,7 @@ class Functions:
         return grad_F, theta[1] * h / e, ti.Matrix.zero(float, F.n, F.n), grad_theta
 
 
-class NeoHookean(Elastic):
+class NeoHookean(Isotropic):
     """psi = mu/2 (|F|^2 - 3 - 2 log J) + lam/2 log^2 J,   P = mu (F - F^-T) + lam log(J) F^-T.
 
     In 2-D (plane strain) the third stretch e = F33 counts as a diagonal entry of F: J = e det F, |F|^2 + e^2.
@@ -60,11 +60,3 @@ class NeoHookean(Elastic):
     """
 
     functions = Functions
-
-    def __init__(self, E, nu):
-        super().__init__()
-        hold(self, "E", E, POSITIVE, " Pa")
-        hold(self, "nu", nu, POISSON)
-
-    def theta(self):
-        return list(lame(self.E, self.nu))
