@@ -1,4 +1,4 @@
-"""What a constitutive law is: ``Elastic`` (a stress) and ``Plastic`` (a return map), as torch modules.
+"""What a constitutive law is: ``Elastic`` and ``Viscous`` (a stress), ``Plastic`` (a return map), as torch modules.
 
 The parameters of a law are floats (kept as buffers), ``nn.Parameter`` (learned) or tensors (n,), one value per
 particle. Its ti.funcs stand beside it in the same file as a class ``functions``, which kernels inline; the methods
@@ -8,9 +8,10 @@ here evaluate the same functions on tensors.
 import torch
 from torch import nn
 
-from diffsim.errors import SceneError
+from diffsim.errors import DataError, SceneError
 from diffsim.kernels import constitutive
 from diffsim.kernels.arrays import context
+from diffsim.kernels.lang import ti
 from diffsim.kernels.reduction import repeat
 from diffsim.materials.composite import combine
 
@@ -59,20 +60,40 @@ def pack(theta: list[torch.Tensor], count: int) -> torch.Tensor:
 
 
 def stretch(F: torch.Tensor, q: torch.Tensor | None, internals: int) -> torch.Tensor:
-    """q as kernels take it, (n, 1 + internals), F33 first: prepended as 1 in 3-D, and in 2-D when q is empty."""
+    """q as kernels take it, (n, 1 + internals), F33 first: prepended as 1 in 3-D, and in 2-D when q is empty.
+
+    Raises:
+        DataError: q lacks a column.
+    """
     one = F.new_ones(len(F), 1)
     if q is None:
         q = F.new_empty(len(F), 0)
     if F.shape[-1] == 3 or q.shape[1] == 0:
         q = torch.cat([one, q], dim=1)
+    if q.shape[1] < 1 + internals:
+        needed = internals + (F.shape[-1] == 2)
+        raise DataError(
+            f"q has {q.shape[1] - 1} internal variables besides F33, but the law keeps {internals}; "
+            f"pass q of shape ({len(F)}, {needed}), as law.initial(n, d) gives it"
+        )
     return q[:, : 1 + internals]
+
+
+def undeformed(functions, n: int, d: int) -> torch.Tensor:
+    """q (n, k) that a return map starts from: in 2-D F33 = 1 first, then its ``start`` values, zero unless given."""
+    start = getattr(functions, "start", (0.0,) * functions.internals)
+    row = torch.tensor([1.0] * (d == 2) + list(start), dtype=context.dtype, device=context.tensor_device)
+    return row.repeat(n, 1)
 
 
 class Law(nn.Module):
     """Base of analytic laws.
 
     Attributes:
-        functions: class of static ti.funcs (an elastic law's energy and stress, or a plastic law's return map).
+        functions: class of static ti.funcs (an elastic law's energy and stress, a plastic law's return map, or a
+            viscous law's stress). A return map says how many ``internals`` it keeps and may give their ``start``
+            values. Elastic functions that are ``stateful`` take q (F33, then the internals of their own map) where
+            others take F33.
     """
 
     functions = None
@@ -86,6 +107,8 @@ class Law(nn.Module):
         return torch.empty(n, 0, dtype=context.dtype, device=context.tensor_device)
 
     def _call(self, F, laws, q):
+        if q is None:
+            q = self.initial(len(F), F.shape[-1])
         kind = torch.zeros(len(F), dtype=torch.int32, device=F.device)
         return stretch(F, q, laws.internals), pack(self.theta(), len(F)), kind
 
@@ -99,6 +122,12 @@ class Elastic(Law):
         """P-wave modulus at rest [Pa], lam + 2 mu: with the density it gives the speed of sound."""
         mu, lam = lame(self.E, self.nu)
         return lam + 2 * mu
+
+    def initial(self, n, d):
+        """q (n, k): none, or, where the law's own map keeps internal variables, in 2-D F33 = 1 and then these."""
+        if self.own_map is None or not self.own_map.internals:
+            return super().initial(n, d)
+        return undeformed(self.own_map, n, d)
 
     def energy(self, F, q=None):
         """Energy density psi (n,) [J/m^3]. F: (n, d, d); q: (n, k), in 2-D F33 first when not empty."""
@@ -114,14 +143,17 @@ class Elastic(Law):
         return constitutive.stress(laws, F, q, L, theta, kind)
 
     def update(self, F_trial, q=None, L=None, dt=0.0):
-        """Return map: the identity, or the law's own map, which leaves q as it is."""
+        """Return map: the identity, or the law's own map; a map without internal variables leaves q as it is."""
         if q is None:
             q = self.initial(len(F_trial), F_trial.shape[-1])
         if self.own_map is None:
             return F_trial, q
         laws = combine(((self.functions, self.own_map),))
         own, theta, kind = self._call(F_trial, laws, q)
-        return constitutive.update(laws, F_trial, own, theta, kind)[0], q
+        F, own = constitutive.update(laws, F_trial, own, theta, kind)
+        if not self.own_map.internals:
+            return F, q
+        return F, own if F_trial.shape[-1] == 2 else own[:, 1:]
 
 
 class Isotropic(Elastic):
@@ -137,20 +169,44 @@ class Isotropic(Elastic):
 
 
 class NoStress:
-    """Elastic part of a return map that is evaluated alone."""
+    """Elastic part of a return map or of a viscous law that is evaluated alone."""
 
     parameters = 0
+
+    @staticmethod
+    @ti.func
+    def stress(F, e, L, theta):
+        return ti.Matrix.zero(float, F.n, F.n)
+
+    @staticmethod
+    @ti.func
+    def stress_vjp(grad_P, F, e, L, theta):
+        zero = ti.Matrix.zero(float, F.n, F.n)
+        return zero, e * 0, zero, theta * 0
+
+
+class Viscous(Law):
+    """A law with a stress that depends on the velocity gradient L; a material adds it to the elastic one.
+
+    Its functions are ``stress(F, e, L, theta)`` and ``stress_vjp(grad_P, F, e, L, theta)``, P being the first
+    Piola-Kirchhoff stress. In 2-D (plane strain) nothing flows along the third axis: L33 = 0. Each law tells its
+    ``viscosity()`` of uniaxial straining [Pa s], 4/3 of that of shear plus the bulk one, which limits dt.
+    """
+
+    def stress(self, F, q=None, L=None):
+        """First Piola-Kirchhoff stress P (n, d, d) [Pa]. F, L: (n, d, d), L [1/s]; q: (n, k), in 2-D F33 first."""
+        laws = combine(((NoStress, None, self.functions),))
+        q, theta, kind = self._call(F, laws, q)
+        L = torch.zeros_like(F) if L is None else L
+        return constitutive.stress(laws, F, q, L, theta, kind)
 
 
 class Plastic(Law):
     """A law with a return map; its elasticity is another law's. In 2-D q[:, 0] is F33 (plane strain)."""
 
     def initial(self, n, d):
-        """q (n, k): in 2-D F33 = 1 first, then the law's own internal variables, zero."""
-        q = torch.zeros(n, self.functions.internals + (d == 2), dtype=context.dtype, device=context.tensor_device)
-        if d == 2:
-            q[:, 0] = 1
-        return q
+        """q (n, k): in 2-D F33 = 1 first, then the law's own internal variables, zero unless it says otherwise."""
+        return undeformed(self.functions, n, d)
 
     def update(self, F_trial, q=None, L=None, dt=0.0):
         """Return map: (F, q) of the shapes of F_trial (n, d, d) and q (n, k)."""

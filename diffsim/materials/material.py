@@ -1,4 +1,4 @@
-"""A material: an elastic law, perhaps a plastic one, and a density."""
+"""A material: an elastic law, perhaps a plastic and a viscous one, and a density."""
 
 import torch
 from torch import nn
@@ -16,7 +16,7 @@ class Material(nn.Module):
         elastic: a law of ``diffsim.materials``, or any torch module with ``stress(F, q, L) -> P``.
         plastic: a plastic law, or any torch module with ``update(F_trial, q, L, dt) -> (F, q)``; None: no return map
             but the elastic law's own.
-        viscous: no viscous law is available, so None.
+        viscous: a viscous law, or any torch module with ``stress(F, q, L) -> P``: its stress is added; None: none.
         density: rest density [kg/m^3], > 0: a float, an ``nn.Parameter`` or a tensor (n,).
 
     Raises:
@@ -34,27 +34,46 @@ class Material(nn.Module):
                     f"plastic={type(plastic).__name__}; leave plastic out or take another elastic law"
                 )
         if viscous is not None:
-            raise SceneError("Material: no viscous law is available; leave viscous out")
+            part(viscous, "viscous", "stress")
+            if hasattr(viscous, "energy"):
+                raise SceneError(
+                    f"Material: viscous={type(viscous).__name__} is an elastic law; pass it as elastic, or take a "
+                    f"viscous law such as Newtonian"
+                )
         self.elastic = elastic
         self.plastic = plastic
+        self.viscous = viscous
         hold(self, "density", density, POSITIVE, " kg/m^3")
+
+    @property
+    def parts(self) -> list:
+        """The laws that the material has: elastic, plastic, viscous."""
+        return [law for law in (self.elastic, self.plastic, self.viscous) if law is not None]
 
     @property
     def fused(self) -> bool:
         """Whether every part has ti.funcs, so that a kernel evaluates the whole material."""
-        parts = [self.elastic] if self.plastic is None else [self.elastic, self.plastic]
-        return all(getattr(law, "functions", None) is not None for law in parts)
+        return all(getattr(law, "functions", None) is not None for law in self.parts)
 
     def functions(self, d: int) -> tuple:
-        """(elastic functions, return map or None) for kernels; see ``composite.compose`` for parts without any."""
+        """(elastic functions, return map or None, viscous functions or None) for kernels.
+
+        See ``composite.compose`` for parts without any.
+        """
         elastic = getattr(self.elastic, "functions", None) or prescribed.functions(d)
+        viscous = getattr(self.viscous, "functions", None)
         if self.plastic is None:
-            return elastic, getattr(self.elastic, "own_map", None)
-        return elastic, getattr(self.plastic, "functions", None)
+            return elastic, getattr(self.elastic, "own_map", None), viscous
+        return elastic, getattr(self.plastic, "functions", None), viscous
 
     def theta(self) -> list:
-        """Parameters in the order of ``functions``: the elastic law's, then the plastic law's. Fused materials only."""
-        return self.elastic.theta() + ([] if self.plastic is None else self.plastic.theta())
+        """Parameters in the order of ``functions``: elastic, plastic, viscous. Fused materials only."""
+        return [value for law in self.parts for value in law.theta()]
+
+    def stress(self, F, q=None, L=None):
+        """First Piola-Kirchhoff stress (n, d, d) [Pa], elastic and viscous; L: velocity gradient (n, d, d) [1/s]."""
+        P = self.elastic.stress(F, q, L)
+        return P if self.viscous is None else P + self.viscous.stress(F, q, L).to(P.dtype)
 
     def initial(self, n: int, d: int):
         """Internal variables q (n, k) of n undeformed particles."""
