@@ -3,10 +3,31 @@
 from diffsim.materials.composite import compose
 from diffsim.materials.fixed_corotated import FixedCorotated
 from diffsim.materials.hencky import Hencky
+from diffsim.materials.herschel_bulkley import HerschelBulkley
+from diffsim.materials.kelvin_voigt import KelvinVoigt
+from diffsim.materials.linear_elastic import LinearElastic
 from diffsim.materials.liquid import Liquid
 from diffsim.materials.material import Material
 from diffsim.materials.neo_hookean import NeoHookean
+from diffsim.materials.newtonian import Newtonian
 from diffsim.materials.prescribed import Prescribed
+from diffsim.materials.stable_neo_hookean import StableNeoHookean
+from diffsim.materials.tait import Tait
 from diffsim.materials.von_mises import VonMises
 
-__all__ = ["FixedCorotated", "Hencky", "Liquid", "Material", "NeoHookean", "Prescribed", "VonMises", "compose"]
+__all__ = [
+    "FixedCorotated",
+    "Hencky",
+    "HerschelBulkley",
+    "KelvinVoigt",
+    "LinearElastic",
+    "Liquid",
+    "Material",
+    "NeoHookean",
+    "Newtonian",
+    "Prescribed",
+    "StableNeoHookean",
+    "Tait",
+    "VonMises",
+    "compose",
+]

@@ -16,6 +16,7 @@ from diffsim.kernels.reduction import repeat
 from diffsim.materials.composite import combine
 
 POSITIVE = (lambda value: value > 0, "must be greater than 0")
+NOT_NEGATIVE = (lambda value: value >= 0, "must be 0 or greater")
 POISSON = (lambda value: (value > -1) & (value < 0.5), "must lie between -1 and 0.5, both excluded")
 
 
