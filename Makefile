@@ -1,6 +1,7 @@
 # make demo    optimizes the scene `move` and leaves video, plots and metrics in runs/move-demo
 # make test    the test suite      make verify   the slow checks too
 # make bench   speed and memory    make lint     ruff     make clean
+# make mutations    breaks every adjoint in one place at a time and expects a test to fail (half an hour)
 #
 # Every target installs what it needs into .venv. Another interpreter: make PYTHON=python3.12 ...
 
@@ -17,7 +18,7 @@ KERNELS = tests/kernels tests/materials
 # the part of it that runs on a GPU backend
 DEVICE = tests/kernels
 
-.PHONY: demo test test-f64 test-f32 test-quadrants test-vulkan verify bench lint clean
+.PHONY: demo test test-f64 test-f32 test-quadrants test-vulkan verify mutations bench lint clean
 
 demo: $(VENV)/.core
 	$(BIN)/diffsim optimize move --out $(DEMO) --overwrite
@@ -43,6 +44,10 @@ test-vulkan: $(VENV)/.dev
 
 verify: test
 	$(PYTEST) -m slow --durations 10
+
+# the rest of an interrupted run only; a part: python tests/mutations/run.py contact
+mutations: $(VENV)/.dev
+	$(BIN)/python tests/mutations/run.py
 
 bench: $(VENV)/.bench
 	$(BIN)/python benchmarks/mpm.py
