@@ -13,35 +13,65 @@ E, NU, DENSITY = 1e3, 0.3, 10.0  # [Pa], -, [kg/m^3]
 class Row:
     """A material: ``make(number)`` builds it, handing every physical parameter through ``number``.
 
-    isotropic: P(F Q) = P(F) Q. yields: it has a branch beyond yield, which strains of 5 % reach.
+    objective: P(Q F) = Q P(F). isotropic: P(F Q) = P(F) Q. yields: it has a branch beyond yield, which strains of 5 %
+    reach.
     """
 
     make: Callable
+    objective: bool = True
     isotropic: bool = True
     yields: bool = False
 
 
-def elastic(law):
-    return Row(lambda number: ds.Material(law(number(E), number(NU)), density=number(DENSITY)))
+def elastic(law, **options):
+    """A law with E and nu alone; options are those of Row and of the law."""
+    about = {name: options.pop(name) for name in ("objective", "isotropic") if name in options}
+    return Row(lambda number: ds.Material(law(number(E), number(NU), **options), density=number(DENSITY)), **about)
 
 
-def von_mises(number):
-    plastic = ds.materials.VonMises(number(E), number(NU), number(20.0))
-    return ds.Material(ds.materials.Hencky(number(E), number(NU)), plastic, density=number(DENSITY))
+def plastic(law, *parameters):
+    """A return map on Hencky elasticity; parameters are those beside E and nu."""
+
+    def make(number):
+        flow = law(number(E), number(NU), *(number(value) for value in parameters))
+        return ds.Material(ds.materials.Hencky(number(E), number(NU)), flow, density=number(DENSITY))
+
+    return Row(make, yields=True)
 
 
+def viscous(solid, law, *parameters, **options):
+    """A viscous law beside an elastic one; options are numbers of the viscous law by name."""
+
+    def make(number):
+        flow = law(*map(number, parameters), **{name: number(value) for name, value in options.items()})
+        return ds.Material(solid(number(E), number(NU)), viscous=flow, density=number(DENSITY))
+
+    return Row(make)
+
+
+def tait(number):
+    return ds.Material(ds.materials.Tait(number(E), number(7.0)), density=number(DENSITY))
+
+
+laws = ds.materials
 MATERIALS = {
-    "FixedCorotated": elastic(ds.materials.FixedCorotated),
-    "NeoHookean": elastic(ds.materials.NeoHookean),
-    "Hencky": elastic(ds.materials.Hencky),
-    "Liquid": elastic(ds.materials.Liquid),
-    "VonMises": Row(von_mises, yields=True),
+    "FixedCorotated": elastic(laws.FixedCorotated),
+    "NeoHookean": elastic(laws.NeoHookean),
+    "Hencky": elastic(laws.Hencky),
+    "StableNeoHookean": elastic(laws.StableNeoHookean),
+    "StableNeoHookean, no logarithm": elastic(laws.StableNeoHookean, logarithm=False),
+    "LinearElastic": elastic(laws.LinearElastic, objective=False, isotropic=False),
+    "Liquid": elastic(laws.Liquid),
+    "Tait": Row(tait),
+    "Newtonian": viscous(laws.Liquid, laws.Newtonian, 2.0, 1.0),
+    "KelvinVoigt": viscous(laws.NeoHookean, laws.KelvinVoigt, 2.0, 1.0),
+    "HerschelBulkley": viscous(laws.Liquid, laws.HerschelBulkley, 5.0, 1.0, 0.7, growth=0.05, rate=0.1, kappa=0.5),
+    "VonMises": plastic(laws.VonMises, 20.0),
 }
 
 
 def without_row() -> set[str]:
     """Names of the laws that no row holds. A prescribed stress is no function of F and needs none."""
-    held = {type(part) for row in MATERIALS.values() for part in row.make(float).parts}
-    offered = [getattr(ds.materials, name) for name in ds.materials.__all__]
-    laws = [law for law in offered if isinstance(law, type) and issubclass(law, Law) and law.functions is not None]
-    return {law.__name__ for law in laws if law not in held}
+    held = {type(part) for row in MATERIALS.values() for part in row.make(float).parts} | {laws.Prescribed}
+    offered = [getattr(laws, name) for name in laws.__all__]
+    return {law.__name__ for law in offered if isinstance(law, type) and issubclass(law, Law) and law not in held}
