@@ -1,17 +1,22 @@
-"""Von Mises plasticity: the yield surface, what the map keeps, and its gradients on each side of yield."""
+"""Von Mises plasticity: the yield surface, hardening, what the map keeps, and its gradients on each side of yield."""
 
 import math
 
 import pytest
 import torch
+from bodies import block, model, parameter
 
+import diffsim as ds
 from diffsim import materials
+from diffsim.errors import SceneError
 from diffsim.kernels.arrays import context
+from diffsim.testing import gradcheck
 
 DOUBLE = torch.float64
 EPS = torch.finfo(context.dtype).eps
-E, NU, YIELD = 3.0, 0.3, 0.3
+E, NU, YIELD, H = 3.0, 0.3, 0.3, 0.8
 MU, LAM = E / 2.6, E * 0.3 / (1.3 * 0.4)
+K = LAM + 2 * MU / 3
 double = pytest.mark.skipif(context.dtype != DOUBLE, reason="differences need f64")
 both_dimensions = pytest.mark.parametrize("d", [2, 3])
 
@@ -133,6 +138,129 @@ def test_update_vjp_is_exact_where_two_stretches_are_equal_and_yield():
             b = (p[i] + p[j]) / (s[i] + s[j])
             expected[i, j] = (a + b) / 2 * M[i, j] + (a - b) / 2 * M[j, i]
     assert (grad - expected).abs().max() <= 60 * EPS * expected.abs().max()
+
+
+def hardened(points, d):
+    """F (n, d, d), and q with accumulated plastic strains from 0 to 0.1."""
+    F, e = points.deformations(d)
+    a = torch.linspace(0, 0.1, len(F), dtype=F.dtype).flip(0)[:, None]
+    return F, torch.cat([points.internal(e, d), a], 1)
+
+
+@both_dimensions
+def test_hardened_states_lie_on_the_widened_yield_surface_and_others_are_unchanged(d, points):
+    F, q = hardened(points, d)
+    law = materials.VonMises(E, NU, YIELD, H)
+    assert law.initial(3, d).tolist() == [[1.0, 0.0] if d == 2 else [0.0]] * 3
+    new, q_new = law.update(F, q)
+    yielding = equivalent_stress(F, q) > YIELD + H * q[:, -1].to(DOUBLE)
+    assert 4 <= yielding.sum() <= len(F) - 4
+    assert torch.equal(law.branch(F, q).bool(), yielding)
+    assert torch.equal(new[~yielding], F[~yielding]) and torch.equal(q_new[~yielding], q[~yielding])
+    on_surface = equivalent_stress(new, q_new)[yielding]
+    expected = YIELD + H * q_new[yielding][:, -1].to(DOUBLE)
+    torch.testing.assert_close(on_surface, expected, rtol=200 * EPS, atol=0)
+
+
+@both_dimensions
+def test_accumulated_strain_is_the_equivalent_of_the_plastic_strain_and_dissipates_the_yield_stress(d, points):
+    """da = sqrt(2/3) |eps - eps'|, the plastic strain has no trace, and tau . (eps - eps') = (yield + H a') da."""
+    F, q = hardened(points, d)
+    new, q_new = materials.VonMises(E, NU, YIELD, H).update(F, q)
+    eps, plastic = strains(new, q_new), strains(F, q) - strains(new, q_new)
+    grown = (q_new - q)[:, -1].to(DOUBLE)
+    tolerance = dict(rtol=0, atol=30 * EPS)
+    torch.testing.assert_close(math.sqrt(2 / 3) * plastic.norm(dim=1), grown, **tolerance)
+    torch.testing.assert_close(plastic.sum(1), torch.zeros_like(grown), **tolerance)
+    dissipated = ((2 * MU * eps + LAM * eps.sum(1, keepdim=True)) * plastic).sum(1)
+    torch.testing.assert_close(dissipated, (YIELD + H * q_new[:, -1].to(DOUBLE)) * grown, **tolerance)
+    assert (grown >= 0).all() and (grown > 0.01).sum() >= 4
+
+
+@both_dimensions
+@pytest.mark.parametrize("hardening", [0.0, H])
+def test_uniaxial_strain_follows_its_closed_form_in_any_number_of_steps(hardening, d):
+    """F = diag(exp eps, 1, 1) yields at 2 mu eps = yield_stress: a = (2 mu eps - yield)/(3 mu + H), stress K eps +
+    2/3 (yield + H a). Unloading is elastic, and loading again yields at the raised stress.
+    """
+    law, elastic = materials.VonMises(E, NU, YIELD, hardening), materials.Hencky(E, NU)
+    F, q = torch.eye(d, dtype=context.dtype)[None], law.initial(1, d)
+    total = largest = 0.0
+    for step in [0.05, 0.05, 0.1, 0.07, -0.02, -0.03, 0.04, 0.06, 0.1]:
+        total += step
+        grow = torch.eye(d, dtype=context.dtype)
+        grow[0, 0] = math.exp(step)
+        F, q = law.update(grow @ F, q)
+        P = elastic.stress(F, q[:, :1] if d == 2 else None)
+        tau = (P @ F.mT)[0, 0, 0].item()
+        largest = max(largest, total)
+        a = max(0.0, (2 * MU * largest - YIELD) / (3 * MU + hardening))
+        expected = K * total + 4 * MU / 3 * (total - 1.5 * a)
+        assert tau == pytest.approx(expected, rel=100 * EPS)
+        if largest == total and a > 0:
+            assert expected == pytest.approx(K * total + 2 / 3 * (YIELD + hardening * a))
+        if hardening:
+            assert q[0, -1].item() == pytest.approx(a, rel=200 * EPS, abs=10 * EPS)
+
+
+@double
+@both_dimensions
+@pytest.mark.parametrize("name", ["F", "q", "E", "nu", "yield_stress", "hardening"])
+def test_update_vjp_with_hardening_equals_differences_on_each_side_of_yield(name, d, points):
+    F, q = hardened(points, d)
+    torch.manual_seed(8)
+    n = len(F)
+    state = dict(F=F, q=q, E=3 + torch.rand(n, dtype=F.dtype), nu=0.2 + 0.1 * torch.rand(n, dtype=F.dtype))
+    state["yield_stress"] = torch.full((n,), YIELD, dtype=F.dtype)
+    state["hardening"] = H + torch.rand(n, dtype=F.dtype)
+    away = (equivalent_stress(F, q) - YIELD - H * q[:, -1]).abs() > 0.1  # no difference may cross the surface
+    state = {key: value[away].contiguous() for key, value in state.items()}
+    state["q"][:, -1] += 0.01  # differences need room below
+    taken = materials.VonMises(E, NU, YIELD, H).branch(state["F"], state["q"])
+    assert taken.sum() >= 3 and (1 - taken).sum() >= 3
+    weight, weight_q = torch.randn_like(state["F"]), torch.randn_like(state["q"])
+
+    def work(F, q, E, nu, yield_stress, hardening):
+        new, q_new = materials.VonMises(E, nu, yield_stress, hardening).update(F, q)
+        return (weight * new).sum((1, 2)) + (weight_q * q_new).sum(1)
+
+    assert points.gradient_error(work, state, name) < 1e-8
+
+
+@both_dimensions
+def test_a_hardening_of_zero_is_perfect_plasticity_bit_for_bit(d, points):
+    F, e = points.deformations(d)
+    q = points.internal(e, d)
+    perfect, learned = materials.VonMises(E, NU, YIELD, 0), materials.VonMises(E, NU, YIELD, torch.tensor(0.0))
+    assert perfect.initial(1, d).shape[1] == q.shape[1] and learned.initial(1, d).shape[1] == q.shape[1] + 1
+    results = []
+    for law, internal in [(perfect, q), (learned, torch.cat([q, torch.zeros_like(e)[:, None]], 1))]:
+        leaf = F.clone().requires_grad_()
+        new, q_new = law.update(leaf, internal)
+        grad = torch.autograd.grad((new**2).sum() + (q_new[:, : q.shape[1]] ** 2).sum(), leaf)[0]
+        results.append((new.detach(), q_new[:, : q.shape[1]].detach(), grad))
+    for a, b in zip(*results, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_negative_hardening_is_refused():
+    with pytest.raises(SceneError, match="hardening is -1"):
+        materials.VonMises(E, NU, YIELD, hardening=-1.0)
+
+
+@double
+@pytest.mark.parametrize("strain, share", [(1e-3, 0.0), (0.05, 0.1)], ids=["below yield", "yielding"])
+def test_gradients_of_a_rollout_with_hardening_equal_differences(strain, share):
+    law = materials.VonMises(parameter(1e3), parameter(0.3), parameter(20.0), parameter(200.0))
+    material = ds.Material(materials.Hencky(parameter(1e3), parameter(0.3)), law, density=parameter(10.0))
+    simulation = model([material])
+    state = block(simulation, strain=strain, jitter=strain)
+    report = gradcheck(simulation, state, steps=2, entries=2, directions=1, taylor=False)
+    print(f"\n{report}")
+    assert report.ok, report
+    assert report.shares["yielding"] >= share
+    assert all(row.switched <= 1 for row in report.rows), report
+    assert share == 0 or report["materials.0.plastic.hardening"].norm > 0
 
 
 @both_dimensions
