@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from diffsim.errors import SceneError, SimulationError
-from diffsim.kernels.tiles import NODES
+from diffsim.kernels.tiles import CELLS, NODES
 
 UNITS = {"": 1, "b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
@@ -104,10 +104,12 @@ def estimate(model, state, steps: int, *, every: int = 1, memory="2GiB") -> Esti
     item, dim, substeps = state.x.element_size(), state.x.shape[1], model.substeps
     # a tile holds 4^d cells; loosely filled ones bound the count by the particles themselves
     per_tile = max(1, int(0.5 * 4**dim * (state.volume.reciprocal().median().item() * model.grid.dx**dim)))
-    nodes = math.ceil(count / per_tile) * NODES**dim * (dim + 1) * item * 3
+    tiles = math.ceil(count / per_tile)
+    nodes = tiles * NODES**dim * (dim + 1) * item * 3
+    history = 2 * tiles * CELLS**dim * (dim + 1) * item  # of a substep's nodes; blocks of them outnumber the tiles
     # in backward: the substep states, gradients and their reorderings (measured), particle properties and labels, nodes
     # laws evaluated in torch: the graph of a control step keeps P, its laws' own tensors and two states per substep
-    substep_bytes = state_bytes if getattr(model, "fused", True) else 6 * state_bytes
+    substep_bytes = history + (state_bytes if getattr(model, "fused", True) else 6 * state_bytes)
     work = substeps * substep_bytes + 14 * state_bytes + count * (6 * item + 40) + nodes
     frames = (steps // every + 1) * state_bytes if every < steps else 2 * state_bytes
     left = budget - work - frames

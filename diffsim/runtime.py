@@ -21,7 +21,8 @@ def init(device: str = "cpu", precision: str = "f32", threads: int | None = None
     Args:
         device: "cpu", "cuda", "vulkan", "metal", or "auto" (CUDA when torch sees it, else CPU).
         precision: "f32" or "f64", of every floating-point tensor that the engine is given.
-        threads: CPU threads of the kernels; None takes all cores. Results do not depend on it.
+        threads: CPU threads of the kernels; None takes all cores. Results do not depend on it. Where there is one for
+            each processor, each stays on its own (Linux; the environment's DIFFSIM_PIN_THREADS=0 leaves them free).
 
     Raises:
         SceneError: unknown values, a device that this machine lacks, or a second call with other values.
@@ -48,6 +49,7 @@ def init(device: str = "cpu", precision: str = "f32", threads: int | None = None
         raise SceneError(f"device {device!r} computes in f32 only; use precision='f32' or device='cpu'")
     arch = getattr(ti, device)
     _return_freed_memory()
+    before = _threads()
     with contextlib.redirect_stdout(io.StringIO()):  # the language announces itself on standard output
         ti.init(
             arch=arch,
@@ -61,6 +63,8 @@ def init(device: str = "cpu", precision: str = "f32", threads: int | None = None
     if ti.lang.impl.current_cfg().arch != arch:
         ti.reset()
         raise SceneError(f"device {device!r} has no driver on this machine; use device='cpu'")
+    if device == "cpu" and os.environ.get("DIFFSIM_PIN_THREADS", "1") != "0":
+        _pin(sorted(_threads() - before), threads)
     context.device, context.precision, context.threads = wanted
     context.dtype = PRECISIONS[precision]
     context.tensor_device = torch.device("cuda" if device == "cuda" else "cpu")
@@ -75,3 +79,24 @@ def _return_freed_memory(threshold: int = 4 << 20) -> None:
     """
     with contextlib.suppress(OSError, AttributeError):  # another C library
         ctypes.CDLL("libc.so.6").mallopt(-3, threshold)  # M_MMAP_THRESHOLD
+
+
+def _threads() -> set[int]:
+    """Threads of this process, on Linux."""
+    with contextlib.suppress(OSError):
+        return {int(name) for name in os.listdir("/proc/self/task")}
+    return set()
+
+
+def _pin(started: list[int], threads: int) -> None:
+    """Give each thread of the kernels a processor of its own where there is one for each.
+
+    They run in bursts of less than a millisecond; the scheduler of a virtual machine may put two such threads on one
+    processor, one after the other. The kernel language starts its compiler's four threads first, then those of the
+    kernels; where it has started others, none is pinned.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # another system, or not allowed
+        processors = sorted(os.sched_getaffinity(0))
+        if len(started) == 4 + threads and threads == len(processors):
+            for thread, processor in zip(started[-threads:], processors, strict=True):
+                os.sched_setaffinity(thread, {processor})

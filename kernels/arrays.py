@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 import torch
 
+from diffsim.kernels.direct import AVAILABLE, direct
 from diffsim.kernels.lang import ti
 
 Scalars = ti.types.ndarray(ndim=1)  # (n,) floats, precision from the tensor
@@ -41,23 +42,27 @@ def launch(kernel, *arguments):
     """
     if not context.ready:
         raise RuntimeError("the engine is not initialized: call diffsim.init(device=..., precision=...) first")
-    checked = []
+    checked = list(arguments)
     for position, argument in enumerate(arguments):
-        if isinstance(argument, torch.Tensor):
-            if argument.dtype.is_floating_point and argument.dtype != context.dtype:
-                raise TypeError(
-                    f"{kernel.__name__}: argument {position} is {argument.dtype}, but diffsim.init set "
-                    f"precision={context.precision!r}; convert it with .to({context.dtype})"
-                )
-            if argument.device != context.tensor_device:
-                raise TypeError(
-                    f"{kernel.__name__}: argument {position} is on {argument.device}, but diffsim.init set "
-                    f"device={context.device!r}; move it with .to('{context.tensor_device}')"
-                )
-            if not argument.is_contiguous():
-                raise TypeError(f"{kernel.__name__}: argument {position} is not contiguous; pass .contiguous()")
-            # detached: Taichi gives every tensor that requires a gradient a zero .grad
-            checked.append(argument.detach() if argument.requires_grad else argument)
-        else:
-            checked.append(argument)
-    kernel(*checked)
+        if not isinstance(argument, torch.Tensor):
+            continue
+        dtype = argument.dtype
+        if dtype is not context.dtype and dtype is not torch.int32:
+            remedy = f"convert it with .to({context.dtype if dtype.is_floating_point else torch.int32})"
+            raise TypeError(
+                f"{kernel.__name__}: argument {position} is {dtype}, but diffsim.init set "
+                f"precision={context.precision!r}; {remedy}"
+            )
+        if argument.device != context.tensor_device:
+            raise TypeError(
+                f"{kernel.__name__}: argument {position} is on {argument.device}, but diffsim.init set "
+                f"device={context.device!r}; move it with .to('{context.tensor_device}')"
+            )
+        if not argument.is_contiguous():
+            raise TypeError(f"{kernel.__name__}: argument {position} is not contiguous; pass .contiguous()")
+        if argument.requires_grad:  # Taichi would give it a zero .grad
+            checked[position] = argument.detach()
+    if AVAILABLE and context.device == "cpu":
+        direct(kernel)(checked)
+    else:
+        kernel(*checked)

@@ -14,6 +14,7 @@ from torch.autograd.function import once_differentiable
 from diffsim.errors import GradientError, SimulationError
 from diffsim.kernels.arrays import context, launch
 from diffsim.kernels.grid import TOOL_GRADIENTS
+from diffsim.kernels.memory import block, scratch
 from diffsim.kernels.reduction import ordered_sum, reduce_rows
 from diffsim.kernels.substep import (
     FLAGS,
@@ -26,7 +27,7 @@ from diffsim.kernels.substep import (
     substep_adjoint,
     substep_forward,
 )
-from diffsim.kernels.tiles import CELLS, CHUNK, NODES, WORKERS, Outside, Tiles, sort
+from diffsim.kernels.tiles import CELLS, CHUNK, NODES, Outside, Tiles, sort, workers
 from diffsim.kernels.transfer import SUMS
 
 NONE = torch.iinfo(torch.int32).max  # no particle in trouble
@@ -102,11 +103,15 @@ def specification(setting, trace):
 
 @dataclass
 class Segment:
-    """Substeps between two sortings: the order (user's index per sorted particle) and the states, first to last."""
+    """Substeps between two sortings: the order (user's index per sorted particle) and the states, first to last.
+
+    history: (substeps or more, owners 4^d, d + 1), the nodes' velocities before tools and walls, and their masses.
+    """
 
     order: torch.Tensor
     tiles: Tiles
     states: list
+    history: torch.Tensor
 
 
 class Workspace:
@@ -127,11 +132,12 @@ class Workspace:
     def enter(self, segment):
         """Arrange the particles' properties and the nodes for a sorting."""
         setting, order, tiles = self.setting, segment.order, segment.tiles
-        self.particles = self.user_particles.index_select(0, order)
+        self.particles = scratch("particles", self.user_particles.shape)
+        torch.index_select(self.user_particles, 0, order, out=self.particles)
         self.labels = torch.stack([tiles.tile, setting.rows[order], setting.kinds[order]], 1).to(torch.int32)
         self.segment_accel = self.accel if self.accel.shape[0] == 1 else self.accel.index_select(0, order)
-        self.nodes = torch.empty(tiles.tile_count * NODES**setting.dim, setting.dim + 1, **self.tensors)
-        slots = len(order) if context.device != "cpu" else WORKERS
+        self.nodes = scratch("nodes", (tiles.tile_count * NODES**setting.dim, setting.dim + 1))
+        slots = len(order) if context.device != "cpu" else workers()
         self.sums = torch.zeros(SUMS * slots, setting.dim + 1, **self.tensors)
         width = max(1, 6 * setting.tool_count)
         self.wrench = torch.zeros(tiles.owner_count, width, **self.tensors)
@@ -151,9 +157,11 @@ class Workspace:
         return sort(packed[:, : self.setting.dim].contiguous(), self.origin, self.setting.cells, self.setting.dx)
 
 
-def pack(x, v, C, F, q):
+def pack(x, v, C, F, q, name="packed"):
+    """The columns side by side, in the scratch of that name."""
     count = x.shape[0]
-    return torch.cat([x, v, C.reshape(count, -1), F.reshape(count, -1), q], 1)
+    parts = [x, v, C.reshape(count, -1), F.reshape(count, -1), q]
+    return torch.cat(parts, 1, out=scratch(name, (count, sum(part.shape[1] for part in parts))))
 
 
 def unpack(packed, dim):
@@ -162,6 +170,11 @@ def unpack(packed, dim):
     # copies, even where a view would do: a view of no columns would keep all of ``packed``
     x, v, C, F, q = (part.clone(memory_format=torch.contiguous_format) for part in packed.split(sizes, 1))
     return x, v, C.reshape(count, dim, dim), F.reshape(count, dim, dim), q
+
+
+def finite(values):
+    """Whether all values are finite: their sum tells it in a fraction of the time, unless it overflows."""
+    return bool(torch.isfinite(values.sum())) or bool(torch.isfinite(values).all())
 
 
 TROUBLES = {
@@ -194,9 +207,31 @@ def check_flags(flags, segment, packed, setting, substep):
             raise trouble(which, int(segment.order[flags[which]]), packed[flags[which]], setting, substep)
 
 
+class States:
+    """Memory for the successive states of a control step.
+
+    keep: "" (three that take turns), "work" (each its own, in scratch) or "graph" (each its own).
+    """
+
+    def __init__(self, packed, substeps, keep):
+        self.shape, self.keep, self.taken = packed.shape, keep, 0
+        count = substeps + 1 if keep else 3
+        self.memory = block((count, *self.shape)) if keep == "graph" else scratch("states", (count, *self.shape))
+
+    def next(self):
+        self.taken += 1
+        if self.taken > len(self.memory) and self.keep:  # each sorting takes one more
+            return torch.empty(self.shape, dtype=self.memory.dtype, device=self.memory.device)
+        return self.memory[(self.taken - 1) % len(self.memory)]
+
+
 def advance(packed, work, keep):
-    """Run the substeps. Returns the final state in the user's order, the mean wrench, and the segments if kept."""
+    """Run the substeps; ``keep`` as in States.
+
+    Returns the final state in the user's order, in scratch, the mean wrench, and the segments if kept.
+    """
     setting = work.setting
+    states = States(packed, setting.substeps, keep)
     wrench = packed.new_zeros(max(1, 6 * setting.tool_count))
     spec = specification(setting, setting.trace is not None)
     trace = torch.zeros(TRACES, **work.integers)
@@ -217,21 +252,22 @@ def advance(packed, work, keep):
                 ) from None
             step_order = tiles.order.long()
             order = step_order if order is None else order[step_order]
-            state = state.index_select(0, step_order)
-            segment = Segment(order, tiles, [state] if keep else [])
+            state = torch.index_select(state, 0, step_order, out=states.next())
+            shape = (setting.substeps - s if keep else 1, tiles.owner_count * CELLS**setting.dim, setting.dim + 1)
+            history = block(shape) if keep == "graph" else scratch(f"history {len(segments)}", shape)
+            segment = Segment(order, tiles, [state] if keep else [], history)
             if keep:
                 segments.append(segment)
             work.enter(segment)
-            spare = [torch.empty_like(state), torch.empty_like(state)]
             if spec.trace:
                 codes = torch.zeros(work.nodes.shape[0], **work.integers)
-        after = torch.empty_like(state) if keep else spare[s % 2]
+        after = states.next()
         work.flags.copy_(clean)
         trace.zero_()
         particle, topology, boundary, numbers = work.common(s)
         launch(
             substep_forward, state, after, *particle, work.nodes, work.sums, *topology, *boundary, work.wrench,
-            work.flags, trace, codes, *numbers, spec,
+            segment.history[len(segment.states) - 1 if keep else 0], work.flags, trace, codes, *numbers, spec,
         )  # fmt: skip
         flags = work.flags.tolist()
         if flags[NOT_FINITE:] != [NONE] * (FLAGS - 1):
@@ -244,8 +280,7 @@ def advance(packed, work, keep):
         if flags[SORT] or s == setting.substeps - 1:
             wrench = wrench + ordered_sum(work.wrench)
             segment = None
-    final = torch.empty_like(state)
-    final[order] = state
+    final = scratch("packed", state.shape).index_copy_(0, order, state)
     return final, wrench, segments if keep else None
 
 
@@ -262,20 +297,19 @@ def retreat(grad, grad_wrench, segments, work, named=False):
     for segment in reversed(segments):
         work.enter(segment)
         tiles = segment.tiles
-        grad_nodes, history = torch.empty_like(work.nodes), grad.new_empty(tiles.owner_count * CELLS**dim, dim + 1)
-        rows = history.shape[0] if setting.tool_count else 1
-        stages = grad.new_empty(rows, max(1, setting.tool_count * (dim + 1)))
+        grad_nodes = scratch("grad nodes", work.nodes.shape)
+        rows = tiles.owner_count * CELLS**dim if setting.tool_count else 1
+        stages = scratch("stages", (rows, max(1, setting.tool_count * (dim + 1))))
         parts = grad.new_empty(tiles.owner_count, width)
-        stresses = grad.new_empty(len(grad), dim * dim)
-        grad_after = grad.index_select(0, segment.order)
-        grad_state = torch.empty_like(grad_after)
-        sorted_particle = grad.new_zeros(per_particle.shape)
+        grad_after, grad_state = scratch("grad after", grad.shape), scratch("grad state", grad.shape)
+        torch.index_select(grad, 0, segment.order, out=grad_after)
+        sorted_particle = scratch("sorted particle", per_particle.shape).zero_()
         for i in reversed(range(len(segment.states) - 1)):
             s -= 1
             particle, topology, boundary, numbers = work.common(s)
             launch(
                 substep_adjoint, segment.states[i], segment.states[i + 1], grad_after, grad_state, sorted_particle,
-                *particle, work.nodes, grad_nodes, stresses, work.sums, history, stages, *topology, *boundary,
+                *particle, work.nodes, grad_nodes, work.sums, segment.history[i], stages, *topology, *boundary,
                 work.wrench, grad_wrench, parts, grad_boundary[s], *numbers, spec,
             )  # fmt: skip
             outputs = (grad_state, sorted_particle, grad_boundary[s])
@@ -285,11 +319,8 @@ def retreat(grad, grad_wrench, segments, work, named=False):
                     f"(t = {setting.time + s * setting.dt:.6g} s): shorten the horizon or reduce dt"
                 )
             grad_after, grad_state = grad_state, grad_after
-        grad = torch.empty_like(grad_after)
-        grad[segment.order] = grad_after
-        unsorted = torch.empty_like(sorted_particle)
-        unsorted[segment.order] = sorted_particle
-        per_particle += unsorted
+        grad = scratch("grad before", grad.shape).index_copy_(0, segment.order, grad_after)
+        per_particle.index_add_(0, segment.order, sorted_particle)
     return grad, per_particle, grad_boundary
 
 
@@ -318,15 +349,17 @@ class ControlStep(torch.autograd.Function):
     @one_torch_thread()
     def forward(ctx, setting, x, v, C, F, q, volume, theta, gravity, force, motion, tool_params, friction):
         work = ControlStep.workspace(setting, volume, theta, gravity, force, motion, tool_params, friction)
-        packed, wrench, segments = advance(pack(x, v, C, F, q), work, keep=setting.store)
+        packed, wrench, segments = advance(pack(x, v, C, F, q), work, "graph" if setting.store else "")
         kept = []
         if segments is not None:
             for segment in segments:
                 tiles = segment.tiles
-                kept += [segment.order, tiles.tile, tiles.tile_info, tiles.owners, tiles.shares, *segment.states]
+                kept += [segment.order, tiles.tile, tiles.tile_info, tiles.owners, tiles.shares, segment.history]
+                kept += segment.states
             ctx.lengths = [len(segment.states) for segment in segments]
         ctx.setting = setting
-        ctx.save_for_backward(x, v, C, F, q, volume, theta, gravity, force, motion, tool_params, friction, *kept)
+        start = () if kept else (x, v, C, F, q)  # the first stored state says the same
+        ctx.save_for_backward(volume, theta, gravity, force, motion, tool_params, friction, *(kept or start))
         return (*unpack(packed, setting.dim), wrench[: 6 * setting.tool_count].reshape(-1, 6))
 
     @staticmethod
@@ -340,27 +373,27 @@ class ControlStep(torch.autograd.Function):
     @one_torch_thread()
     def backward(ctx, grad_x, grad_v, grad_C, grad_F, grad_q, grad_wrench):
         setting = ctx.setting
-        x, v, C, F, q, volume, theta, gravity, force, motion, tool_params, friction, *kept = ctx.saved_tensors
+        volume, theta, gravity, force, motion, tool_params, friction, *kept = ctx.saved_tensors
         work = ControlStep.workspace(setting, volume, theta, gravity, force, motion, tool_params, friction)
-        if kept:
+        if setting.store:
             segments = []
             for length in ctx.lengths:
-                order, tile, tile_info, owners, shares, *states = kept[: 5 + length]
-                kept = kept[5 + length :]
-                segments.append(Segment(order, Tiles(order, tile, tile_info, owners, shares), states))
+                order, tile, tile_info, owners, shares, history, *states = kept[: 6 + length]
+                kept = kept[6 + length :]
+                segments.append(Segment(order, Tiles(order, tile, tile_info, owners, shares), states, history))
         else:
             traced, silent = setting.trace, setting
             if traced is not None:
                 silent = work.setting = _without_trace(setting)
-            _, _, segments = advance(pack(x, v, C, F, q), work, keep=True)
+            _, _, segments = advance(pack(*kept), work, "work")
             work.setting = silent
-        grad = pack(grad_x, grad_v, grad_C, grad_F, grad_q)
+        grad = pack(grad_x, grad_v, grad_C, grad_F, grad_q, "grad")
         tools = setting.tool_count
         grad_wrench = grad_wrench.contiguous() if tools else grad.new_zeros(1, 6)
-        if not torch.isfinite(grad).all():
+        if not finite(grad):
             raise GradientError(f"the gradient that reaches control step {setting.step} from behind is not finite")
         packed, per_particle, grad_boundary = retreat(grad, grad_wrench, segments, work)
-        if not all(torch.isfinite(result).all() for result in (packed, per_particle, grad_boundary)):
+        if not all(finite(result) for result in (packed, per_particle, grad_boundary)):
             retreat(grad, grad_wrench, segments, work, named=True)  # raises at the substep where it begins
 
         dim = setting.dim
@@ -382,7 +415,7 @@ class ControlStep(torch.autograd.Function):
             grad_volume,
             by_row,
             ordered_sum(grad_accel),
-            grad_accel if force is not None else None,
+            grad_accel.clone() if force is not None else None,
             grad_motion,
             grad_params,
             grad_friction,

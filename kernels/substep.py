@@ -8,8 +8,8 @@ For a particle with mass m, rest volume V, body acceleration b and D = dx^2 / 4 
     gather   v' = sum w v_i,    C' = D^-1 sum w v_i d_i^T
     x' = x + dt v',    F_trial = (I + dt C') F,    F', q' = return_map(F_trial, q)
 
-The adjoint recomputes scatter and grid from the stored state, then walks the same list backwards; it needs the stored
-next state (v', C') and no grid history.
+The adjoint walks the same list backwards, from the stored state, the next one (v', C') and the nodes' history, which is
+(m v)_i / m_i and m_i of each node: a fraction of a state, and it spares the adjoint a scatter.
 
 Arrays. state: (n, 2 d + 2 d^2 + k), columns x, v, C, F, q. particles: (n, 2) mass, volume. labels: (n, 3) tile, row of
 theta, law. nodes: d + 1 values per node of every tile. See tiles.py and grid.py for the others.
@@ -117,17 +117,14 @@ def momentum_and_affine(
 @ti.func
 def scatter_particle(
     state: ti.template(), particles: ti.template(), labels: ti.template(), theta: ti.template(), accel: ti.template(),
-    nodes: ti.template(), stresses: ti.template(), keep: ti.template(), p, tile, tile_info: ti.template(),
-    boundary: ti.template(), dt, dx, spec: ti.template(),
+    nodes: ti.template(), p, tile, tile_info: ti.template(), boundary: ti.template(), dt, dx, spec: ti.template(),
 ):  # fmt: skip
-    """Stress and scatter of one particle; ``keep`` leaves the stress for the adjoint."""
+    """Stress and scatter of one particle."""
     C = read_matrix(state, p, 2 * spec.dim, spec.dim)
     F = read_matrix(state, p, spec.F, spec.dim)
     q = read_internal(state, p, 1.0, spec)
     t = read_vector(theta, labels[p, 1], 0, spec.laws.parameters)
     P = stress(F, q, C, t, labels[p, 2], spec.laws)
-    if ti.static(keep):
-        write_matrix(stresses, p, 0, P)
     momentum, affine = momentum_and_affine(P, F, C, state, particles, accel, p, dt, dx, spec)
     first, f = locate(state, p, tile, tile_info, boundary, dx, spec.dim)
     scatter(nodes, first, f, momentum, affine, particles[p, 0], dx, spec.atomic)
@@ -208,10 +205,10 @@ def substep_forward(
     state: Rows, after: Rows, particles: Rows, labels: IntegerRows, theta: Rows, accel: Rows,
     nodes: Vectors, sums: Vectors, tile_info: IntegerRows, owners: IntegerRows, shares: IntegerRows,
     motion: Rows, tool_params: Rows, tool_ints: IntegerRows, sdf: Scalars, boundary: Scalars, layout: Integers,
-    wrench: Rows, flags: Integers, trace: Integers, codes: Integers,
+    wrench: Rows, history: Vectors, flags: Integers, trace: Integers, codes: Integers,
     dt: float, dx: float, rate: float, spec: ti.template(),
 ):  # fmt: skip
-    """state -> after; adds each owner's part of the tools' wrench to ``wrench``."""
+    """state -> after; writes ``history`` for the adjoint, adds each owner's part of the tools' wrench to ``wrench``."""
     for t in range(spec.stride * (shares.shape[0] - 1)):
         if t % spec.stride == 0:
             worker = t // spec.stride
@@ -220,16 +217,12 @@ def substep_forward(
                 if ti.static(not spec.atomic):
                     for p in range(tile_info[tile, 0], tile_info[tile + 1, 0]):
                         scatter_particle(
-                            state, particles, labels, theta, accel, nodes, nodes, False, p, tile, tile_info, boundary,
-                            dt, dx, spec,
-                        )  # fmt: skip
+                            state, particles, labels, theta, accel, nodes, p, tile, tile_info, boundary, dt, dx, spec
+                        )
     if ti.static(spec.atomic):
         for p in range(state.shape[0]):
             tile = labels[p, 0]
-            scatter_particle(
-                            state, particles, labels, theta, accel, nodes, nodes, False, p, tile, tile_info, boundary,
-                            dt, dx, spec,
-                        )  # fmt: skip
+            scatter_particle(state, particles, labels, theta, accel, nodes, p, tile, tile_info, boundary, dt, dx, spec)
 
     for t in range(spec.stride * (shares.shape[0] - 1)):
         if t % spec.stride == 0:
@@ -239,12 +232,14 @@ def substep_forward(
                     local = block_node(i, spec.dim)
                     total = collect(nodes, owners, o, local)
                     mass = total[spec.dim]
+                    before = ti.Vector.zero(float, spec.dim)
                     if mass > 0.0:
+                        before = without_mass(total) / mass
                         node = local
                         for a in ti.static(range(spec.dim)):
                             node[a] += owners[o, a]
                         v, bits, branches = node_velocity(
-                            without_mass(total) / mass, mass, o, node, rate, dx, motion, tool_params, tool_ints, sdf,
+                            before, mass, o, node, rate, dx, motion, tool_params, tool_ints, sdf,
                             boundary, layout, wrench, spec,
                         )  # fmt: skip
                         distribute(nodes, owners, o, local, with_mass(v, mass))
@@ -254,6 +249,7 @@ def substep_forward(
                             for a in ti.static(range(spec.dim)):
                                 number = number * 4099 + node[a]
                             ti.atomic_add(trace[HASH], (number * 7919 + 1) * (branches * 104729 + 1))
+                    history[o * ti.static(CELLS**spec.dim) + i] = with_mass(before, mass)
 
     if ti.static(spec.atomic):
         for p in range(state.shape[0]):
@@ -309,7 +305,7 @@ def advance_adjoint(
 def momentum_adjoint(
     state: ti.template(), grad_state: ti.template(), grad_particles: ti.template(), particles: ti.template(),
     labels: ti.template(), theta: ti.template(), accel: ti.template(), grad_nodes: ti.template(),
-    stresses: ti.template(), sums: ti.template(), p, tile, slot, tile_info: ti.template(), boundary: ti.template(),
+    sums: ti.template(), p, tile, slot, tile_info: ti.template(), boundary: ti.template(),
     dt, dx, spec: ti.template(),
 ):  # fmt: skip
     """Adjoint of stress and scatter for one particle: node adjoints to grad_state and grad_particles."""
@@ -317,7 +313,7 @@ def momentum_adjoint(
     F = read_matrix(state, p, spec.F, spec.dim)
     q = read_internal(state, p, 1.0, spec)
     th = read_vector(theta, labels[p, 1], 0, spec.laws.parameters)
-    P = read_matrix(stresses, p, 0, spec.dim)
+    P = stress(F, q, C, th, labels[p, 2], spec.laws)
     mass = particles[p, 0]
     momentum, affine = momentum_and_affine(P, F, C, state, particles, accel, p, dt, dx, spec)
     first, f = locate(state, p, tile, tile_info, boundary, dx, spec.dim)
@@ -354,7 +350,7 @@ def momentum_adjoint(
 def substep_adjoint(
     state: Rows, after: Rows, grad_after: Rows, grad_state: Rows, grad_particles: Rows,
     particles: Rows, labels: IntegerRows, theta: Rows, accel: Rows,
-    nodes: Vectors, grad_nodes: Vectors, stresses: Rows, sums: Vectors, history: Vectors, stages: Rows,
+    nodes: Vectors, grad_nodes: Vectors, sums: Vectors, history: Vectors, stages: Rows,
     tile_info: IntegerRows, owners: IntegerRows, shares: IntegerRows,
     motion: Rows, tool_params: Rows, tool_ints: IntegerRows, sdf: Scalars, boundary: Scalars, layout: Integers,
     wrench: Rows, grad_wrench: Rows, parts: Rows, grad_boundary: Scalars,
@@ -365,47 +361,26 @@ def substep_adjoint(
     Adds the gradients of mass, volume, b and theta to ``grad_particles``; writes those of the tools' motion, friction
     and softness and of the walls' friction to ``grad_boundary``.
     """
-    # scatter and grid again, keeping (m v)_i / m_i and m_i of every node
-    for t in range(spec.stride * (shares.shape[0] - 1)):
-        if t % spec.stride == 0:
-            worker = t // spec.stride
-            for tile in range(shares[worker, 0], shares[worker + 1, 0]):
-                clear_tile(nodes, tile, spec.dim)
-                if ti.static(not spec.atomic):
-                    for p in range(tile_info[tile, 0], tile_info[tile + 1, 0]):
-                        scatter_particle(
-                            state, particles, labels, theta, accel, nodes, stresses, True, p, tile, tile_info,
-                            boundary, dt, dx, spec,
-                        )  # fmt: skip
-    if ti.static(spec.atomic):
-        for p in range(state.shape[0]):
-            tile = labels[p, 0]
-            scatter_particle(
-                            state, particles, labels, theta, accel, nodes, stresses, True, p, tile, tile_info,
-                            boundary, dt, dx, spec,
-                        )  # fmt: skip
-
+    # the nodes' velocities again
     for t in range(spec.stride * (shares.shape[0] - 1)):
         if t % spec.stride == 0:
             worker = t // spec.stride
             for o in range(shares[worker, 1], shares[worker + 1, 1]):
                 for i in range(ti.static(CELLS**spec.dim)):
                     local = block_node(i, spec.dim)
-                    total = collect(nodes, owners, o, local)
-                    mass = total[spec.dim]
+                    before = history[o * ti.static(CELLS**spec.dim) + i]
+                    mass = before[spec.dim]
+                    v = without_mass(before)
                     if mass > 0.0:
                         node = local
                         for a in ti.static(range(spec.dim)):
                             node[a] += owners[o, a]
-                        before = without_mass(total) / mass
-                        v, _bits, _branches = node_velocity(
-                            before, mass, o, node, rate, dx, motion, tool_params, tool_ints, sdf, boundary, layout,
-                            wrench, spec,
+                        moved, _bits, _branches = node_velocity(
+                            v, mass, o, node, rate, dx, motion, tool_params, tool_ints, sdf, boundary, layout, wrench,
+                            spec,
                         )  # fmt: skip
-                        distribute(nodes, owners, o, local, with_mass(v, mass))
-                        history[o * ti.static(CELLS**spec.dim) + i] = with_mass(before, mass)
-                    else:
-                        history[o * ti.static(CELLS**spec.dim) + i] = ti.Vector.zero(float, spec.dim + 1)
+                        v = moved
+                    distribute(nodes, owners, o, local, with_mass(v, mass))
 
     # return map, advance, gather
     for t in range(spec.stride * (shares.shape[0] - 1)):
@@ -456,7 +431,7 @@ def substep_adjoint(
     if ti.static(spec.atomic):
         for p in range(state.shape[0]):
             momentum_adjoint(
-                state, grad_state, grad_particles, particles, labels, theta, accel, grad_nodes, stresses, sums, p,
+                state, grad_state, grad_particles, particles, labels, theta, accel, grad_nodes, sums, p,
                 labels[p, 0], p, tile_info, boundary, dt, dx, spec,
             )  # fmt: skip
     else:
@@ -466,8 +441,8 @@ def substep_adjoint(
                 for tile in range(shares[worker, 0], shares[worker + 1, 0]):
                     for p in range(tile_info[tile, 0], tile_info[tile + 1, 0]):
                         momentum_adjoint(
-                            state, grad_state, grad_particles, particles, labels, theta, accel, grad_nodes, stresses,
-                            sums, p, tile, worker, tile_info, boundary, dt, dx, spec,
+                            state, grad_state, grad_particles, particles, labels, theta, accel, grad_nodes, sums, p,
+                            tile, worker, tile_info, boundary, dt, dx, spec,
                         )  # fmt: skip
 
     for c in range(parts.shape[1]):

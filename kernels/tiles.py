@@ -23,8 +23,13 @@ from diffsim.kernels.lang import ti
 
 CELLS = 4  # cells of a tile per axis
 NODES = 8  # nodes of a tile per axis
-WORKERS = 32  # shares of the work; more than threads, so that they balance
+SHARES = 8  # of the work for each thread, so that they balance
 CHUNK = 512  # Taichi gives a CPU thread at least this many iterations of a parallel loop
+
+
+def workers():
+    """Number of shares of the work on a CPU."""
+    return SHARES * context.threads
 
 
 class Outside(Exception):  # noqa: N818 - caught by the caller, who knows the step
@@ -150,11 +155,11 @@ def sort(x, origin, cells, dx):
     owners[:, dim:] = lookup[tuple(held.reshape(-1, dim).T.long())].reshape(len(owner), -1)
 
     if context.device == "cpu":
-        parts = torch.arange(WORKERS + 1)
-        shares = torch.empty(WORKERS + 1, 2, **integers)
-        shares[:, 0] = torch.searchsorted(first, parts * count // WORKERS)
+        parts = torch.arange(workers() + 1)
+        shares = torch.empty(workers() + 1, 2, **integers)
+        shares[:, 0] = torch.searchsorted(first, parts * count // workers())
         shares[-1, 0] = len(used)
-        shares[:, 1] = parts * len(owner) // WORKERS
+        shares[:, 1] = parts * len(owner) // workers()
     else:  # a thread for each
         parts = torch.arange(len(owner) + 1, device=context.tensor_device)
         shares = torch.stack([parts.clamp(max=len(used)), parts], 1).to(torch.int32)
