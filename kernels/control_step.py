@@ -263,7 +263,8 @@ def advance(packed, work, keep):
                 codes = torch.zeros(work.nodes.shape[0], **work.integers)
         after = states.next()
         work.flags.copy_(clean)
-        trace.zero_()
+        if spec.trace:
+            trace.zero_()
         particle, topology, boundary, numbers = work.common(s)
         launch(
             substep_forward, state, after, *particle, work.nodes, work.sums, *topology, *boundary, work.wrench,

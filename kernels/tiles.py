@@ -14,6 +14,7 @@ Sorting has no derivative: it only chooses an order of summation.
 """
 
 import itertools
+import math
 from dataclasses import dataclass
 
 import torch
@@ -135,7 +136,8 @@ def sort(x, origin, cells, dx):
     order, tile = torch.empty(count, **integers), torch.empty(count, **integers)
     launch(place_particles, key, position, compact, order, tile)
 
-    coordinates = torch.stack(torch.unravel_index(used, blocks), 1).to(torch.int32)
+    strides = [math.prod(blocks[a + 1 :]) for a in range(dim)]
+    coordinates = torch.stack([used // strides[a] % blocks[a] for a in range(dim)], 1).to(torch.int32)
     tile_info = torch.zeros(len(used) + 1, 1 + dim, **integers)
     tile_info[:, 0] = first
     tile_info[:-1, 1:] = coordinates * CELLS - 1
