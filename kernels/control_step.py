@@ -157,11 +157,11 @@ class Workspace:
         return sort(packed[:, : self.setting.dim].contiguous(), self.origin, self.setting.cells, self.setting.dx)
 
 
-def pack(x, v, C, F, q, name="packed"):
-    """The columns side by side, in the scratch of that name."""
+def pack(x, v, C, F, q):
+    """The columns side by side, in scratch."""
     count = x.shape[0]
     parts = [x, v, C.reshape(count, -1), F.reshape(count, -1), q]
-    return torch.cat(parts, 1, out=scratch(name, (count, sum(part.shape[1] for part in parts))))
+    return torch.cat(parts, 1, out=scratch("packed", (count, sum(part.shape[1] for part in parts))))
 
 
 def unpack(packed, dim):
@@ -286,7 +286,10 @@ def advance(packed, work, keep):
 
 
 def retreat(grad, grad_wrench, segments, work, named=False):
-    """Run the adjoints. Returns the gradients of the packed state, per particle, and of the boundary per substep."""
+    """Run the adjoints. Returns the gradients of the packed state, per particle, and of the boundary per substep.
+
+    ``grad`` is overwritten: it stands in scratch, as the result does.
+    """
     setting = work.setting
     dim = setting.dim
     spec = specification(setting, False)
@@ -320,7 +323,7 @@ def retreat(grad, grad_wrench, segments, work, named=False):
                     f"(t = {setting.time + s * setting.dt:.6g} s): shorten the horizon or reduce dt"
                 )
             grad_after, grad_state = grad_state, grad_after
-        grad = scratch("grad before", grad.shape).index_copy_(0, segment.order, grad_after)
+        grad = scratch("packed", grad.shape).index_copy_(0, segment.order, grad_after)
         per_particle.index_add_(0, segment.order, sorted_particle)
     return grad, per_particle, grad_boundary
 
@@ -388,14 +391,15 @@ class ControlStep(torch.autograd.Function):
                 silent = work.setting = _without_trace(setting)
             _, _, segments = advance(pack(*kept), work, "work")
             work.setting = silent
-        grad = pack(grad_x, grad_v, grad_C, grad_F, grad_q, "grad")
+        grads = (grad_x, grad_v, grad_C, grad_F, grad_q)
+        grad = pack(*grads)
         tools = setting.tool_count
         grad_wrench = grad_wrench.contiguous() if tools else grad.new_zeros(1, 6)
         if not finite(grad):
             raise GradientError(f"the gradient that reaches control step {setting.step} from behind is not finite")
         packed, per_particle, grad_boundary = retreat(grad, grad_wrench, segments, work)
         if not all(finite(result) for result in (packed, per_particle, grad_boundary)):
-            retreat(grad, grad_wrench, segments, work, named=True)  # raises at the substep where it begins
+            retreat(pack(*grads), grad_wrench, segments, work, named=True)  # raises at the substep where it begins
 
         dim = setting.dim
         grad_mass, grad_volume = per_particle[:, 0], per_particle[:, 1]
