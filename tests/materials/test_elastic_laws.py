@@ -5,6 +5,7 @@ import torch
 
 from diffsim import materials
 from diffsim.kernels.arrays import context
+from diffsim.materials.law import lame
 
 DOUBLE = torch.float64
 EPS = torch.finfo(context.dtype).eps
@@ -13,6 +14,22 @@ double = pytest.mark.skipif(context.dtype != DOUBLE, reason="differences need f6
 
 def log_det(s, e):
     return torch.log(s).sum() + torch.log(e)
+
+
+def stable_neo_hookean_without_logarithm(E, nu):
+    return materials.StableNeoHookean(E, nu, logarithm=False)
+
+
+def tait(E, nu):
+    """Bulk modulus lam; the small exponent keeps stresses of all states alike."""
+    return materials.Tait(lame(*(torch.as_tensor(value, dtype=DOUBLE) for value in (E, nu)))[1], gamma=2.0)
+
+
+def stable(s, e, m, k, slope, logarithm):
+    square, A = (s**2).sum() + e**2, s.prod() * e - 1
+    # |F|^2 of three axes: in 3-D e = 1 is a fourth
+    square = square - (len(s) - 2)
+    return m / 2 * (square - 3) - logarithm * m / 2 * torch.log((square + 1) / 4) - slope * m * A + k / 2 * A**2
 
 
 # law -> its energy as a function of principal stretches s (d,), F33 = e, mu, lam: an oracle that shares no code
@@ -27,6 +44,9 @@ LAWS = {
         mu * ((torch.log(s) ** 2).sum() + torch.log(e) ** 2) + lam / 2 * log_det(s, e) ** 2
     ),
     materials.Liquid: lambda s, e, mu, lam: lam / 2 * (s.prod() * e - 1) ** 2,
+    materials.StableNeoHookean: lambda s, e, mu, lam: stable(s, e, 4 / 3 * mu, lam + 5 / 6 * mu, 0.75, 1),
+    stable_neo_hookean_without_logarithm: lambda s, e, mu, lam: stable(s, e, mu, lam + mu, 1, 0),
+    tait: lambda s, e, mu, lam: lam / 2 * (s.prod() * e + 1 / (s.prod() * e) - 2),
 }
 E, NU = 3.0, 0.3
 MU, LAM = E / 2.6, E * 0.3 / (1.3 * 0.4)

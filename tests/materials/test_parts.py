@@ -169,7 +169,7 @@ def test_a_law_whose_internal_variables_are_missing_says_so():
 
 
 @double
-@both_dimensions
+@pytest.mark.parametrize("d", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_gradients_through_a_rollout_reach_every_part(d):
     c, k = (torch.nn.Parameter(torch.tensor(value, dtype=DOUBLE)) for value in (2.0, 300.0))
     damped, aging = Drag(0.0), Aging(0.0)

@@ -48,7 +48,7 @@ def strained(F, axial, lateral):
 
 @every_angle
 def test_triaxial_compression_yields_at_the_stress_ratio_of_mohr_coulomb(phi, table):
-    """The lateral stress is held at 1 kPa while the axis shortens by 1 %, far beyond yield; the stress is on the cone."""
+    """The lateral stress is 1 kPa while the axis shortens by 1 %, far beyond yield: the stress is on the cone."""
     law, elastic = sand(phi)
     sine = math.sin(math.radians(phi))
     alpha, exact = math.sqrt(2 / 3) * 2 * sine / (3 - sine), (1 + sine) / (1 - sine)
