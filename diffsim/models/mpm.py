@@ -195,8 +195,9 @@ class MPM(nn.Module):
                 diffusion = viscosity * self.dt / self.grid.dx**2
                 if diffusion > 0.5:
                     warnings.warn(
-                        f"material {number}: the viscous number is {diffusion:.2f} (kinematic viscosity {viscosity:.4g} "
-                        f"m^2/s, dt {self.dt:.4g} s, dx {self.grid.dx:.4g} m); above 0.5 the step is unstable: reduce dt",
+                        f"material {number}: the viscous number is {diffusion:.2f} (kinematic viscosity {viscosity:.4g}"
+                        f" m^2/s, dt {self.dt:.4g} s, dx {self.grid.dx:.4g} m); above 0.5 the step is unstable: reduce "
+                        "dt",
                         stacklevel=3,
                     )
 
