@@ -32,7 +32,8 @@ def scratch(name: str, shape, dtype=None) -> torch.Tensor:
     count = torch.Size(shape).numel()
     tensors = _kept.__dict__.setdefault("tensors", {})
     whole = tensors.get(name)
-    if whole is None or whole.dtype != dtype or not count <= len(whole) <= 2 * count + 1024:
+    # a control step takes three states or one for each substep: not a new piece of memory whenever these alternate
+    if whole is None or whole.dtype != dtype or not count <= len(whole) <= 32 * count + 1024:
         tensors[name] = None  # before the new one is taken
         whole = tensors[name] = block((max(1, count),), dtype)
     return whole[:count].view(shape)
