@@ -49,6 +49,25 @@ def _slice(body: Solid, spacing: float):
     return np.ascontiguousarray(inside), len(inside) * spacing**2
 
 
+def fill_box(low, high, spacing: float):
+    """Particles of a square or cubic lattice that fills a box exactly.
+
+    Args:
+        low, high: opposite corners (d,) [m].
+        spacing: wanted distance of neighbors [m]; along each axis that which fits next is taken.
+
+    Returns:
+        x: positions (n, d) [m]. volume: of each particle [m^d]. Both float64.
+    """
+    sides = [high[a] - low[a] for a in range(len(low))]
+    if not (spacing > 0 and all(side > 0 for side in sides)):
+        raise SceneError(f"a box of sides {tuple(sides)} m cannot be filled at a spacing of {spacing} m")
+    counts = [max(1, round(side / spacing)) for side in sides]
+    axes = [low[a] + (np.arange(counts[a]) + 0.5) * sides[a] / counts[a] for a in range(len(low))]
+    x = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, len(low))
+    return torch.from_numpy(x), math.prod(sides) / len(x)
+
+
 def vertical(dim: int, value: float) -> tuple[float, ...]:
     """The vector (0, value) or (0, value, 0).
 

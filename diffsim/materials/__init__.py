@@ -1,6 +1,7 @@
 """Constitutive laws, one per file, and the material that combines them."""
 
 from diffsim.materials.composite import compose
+from diffsim.materials.drucker_prager import DruckerPrager
 from diffsim.materials.fixed_corotated import FixedCorotated
 from diffsim.materials.hencky import Hencky
 from diffsim.materials.herschel_bulkley import HerschelBulkley
@@ -11,11 +12,13 @@ from diffsim.materials.material import Material
 from diffsim.materials.neo_hookean import NeoHookean
 from diffsim.materials.newtonian import Newtonian
 from diffsim.materials.prescribed import Prescribed
+from diffsim.materials.snow import Snow
 from diffsim.materials.stable_neo_hookean import StableNeoHookean
 from diffsim.materials.tait import Tait
 from diffsim.materials.von_mises import VonMises
 
 __all__ = [
+    "DruckerPrager",
     "FixedCorotated",
     "Hencky",
     "HerschelBulkley",
@@ -26,6 +29,7 @@ __all__ = [
     "NeoHookean",
     "Newtonian",
     "Prescribed",
+    "Snow",
     "StableNeoHookean",
     "Tait",
     "VonMises",
