@@ -29,11 +29,11 @@ def elastic(law, **options):
     return Row(lambda number: ds.Material(law(number(E), number(NU), **options), density=number(DENSITY)), **about)
 
 
-def plastic(law, *parameters):
-    """A return map on Hencky elasticity; parameters are those beside E and nu."""
+def plastic(law, *parameters, **options):
+    """A return map on Hencky elasticity; parameters are those beside E and nu, options are passed on as they are."""
 
     def make(number):
-        flow = law(number(E), number(NU), *(number(value) for value in parameters))
+        flow = law(number(E), number(NU), *map(number, parameters), **options)
         return ds.Material(ds.materials.Hencky(number(E), number(NU)), flow, density=number(DENSITY))
 
     return Row(make, yields=True)
@@ -50,7 +50,13 @@ def viscous(solid, law, *parameters, **options):
 
 
 def tait(number):
-    return ds.Material(ds.materials.Tait(number(E), number(7.0)), density=number(DENSITY))
+    return ds.Material(laws.Tait(number(E), number(7.0)), density=number(DENSITY))
+
+
+def snow(number):
+    return ds.Material(
+        laws.Snow(number(E), number(NU), number(2.5e-2), number(7.5e-3), number(10.0)), density=number(DENSITY)
+    )
 
 
 laws = ds.materials
@@ -67,6 +73,10 @@ MATERIALS = {
     "KelvinVoigt": viscous(laws.NeoHookean, laws.KelvinVoigt, 2.0, 1.0),
     "HerschelBulkley": viscous(laws.Liquid, laws.HerschelBulkley, 5.0, 1.0, 0.7, growth=0.05, rate=0.1, kappa=0.5),
     "VonMises": plastic(laws.VonMises, 20.0),
+    "VonMises, hardening": plastic(laws.VonMises, 20.0, 100.0),
+    "DruckerPrager": plastic(laws.DruckerPrager, 30.0, 20.0),
+    "DruckerPrager, no correction": plastic(laws.DruckerPrager, 30.0, 20.0, volume_correction=False),
+    "Snow": Row(snow, yields=True),
 }
 
 
