@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from diffsim.kernels.arrays import context
-from diffsim.kernels.reduction import ordered_sum, reduce_rows
+from diffsim.kernels.reduction import ordered_sum, reduce_rows, repeat
 from diffsim.kernels.tiles import CELLS, NODES, sort, workers
 
 GRIDS = [((16, 16), 1 / 16, (0.0, 0.0)), ((9, 21), 0.3, (-1.0, 2.0)), ((8, 12, 10), 0.1, (0.0, -0.5, 3.0))]
@@ -86,3 +86,12 @@ def test_rows_are_reduced_to_their_target():
 def test_ordered_sums_take_every_row_once(count):
     values = 2.0 ** torch.arange(count, dtype=torch.float64)[:, None] if count < 53 else torch.ones(count, 1)
     assert ordered_sum(values).item() == values.sum().item()
+
+
+@pytest.mark.parametrize("count", [1, 3, 8])
+def test_a_repeated_value_gets_the_sum_of_what_its_copies_get(count):
+    value = torch.tensor([1.0, -2.0], dtype=torch.float64, requires_grad=True)
+    copies = repeat(value, count)
+    assert torch.equal(copies, value.expand(count, 2))
+    weight = torch.arange(2.0 * count, dtype=torch.float64).reshape(count, 2)
+    assert torch.equal(torch.autograd.grad((weight * copies).sum(), value)[0], weight.sum(0))
