@@ -33,7 +33,7 @@ test-f32: $(VENV)/.dev
 	DIFFSIM_TEST_PRECISION=f32 $(PYTEST) -m "not slow" $(KERNELS)
 
 test-quadrants: $(VENV)/.dev
-	DIFFSIM_KERNEL_LANGUAGE=quadrants $(PYTEST) -m "not slow" $(KERNELS)
+	DIFFSIM_KERNEL_LANGUAGE=quadrants $(PYTEST) -m "not slow" -k "not rollout and not evaluated_in_torch" $(KERNELS)
 
 test-vulkan: $(VENV)/.dev
 	@if $(BIN)/python -c 'import diffsim; diffsim.init(device="vulkan", precision="f32")' >/dev/null 2>&1; then \

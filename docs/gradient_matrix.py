@@ -91,7 +91,7 @@ def measure(cell) -> dict:
     law, dim, contact = cell
     row, (scene, states) = MATERIALS[law], CONTACTS[contact]
     simulation, state, controls = scene(row.make(parameter), dim, 0.05 if row.yields else 0.02)
-    report = gradcheck(simulation, state, controls, steps=2, tolerance=TOLERANCE, directions=1)
+    report = gradcheck(simulation, state, controls, steps=2, tolerance=TOLERANCE, entries=2, directions=1)
     states = (*states, "yielding") if row.yields else states
     wrong = [f"{r.input} is {r.status(TOLERANCE)}" for r in report.rows if r.status(TOLERANCE) != "ok"]
     wrong += [f"only {report.shares[s]:.0%} {s}" for s in states if report.shares[s] < LEAST]

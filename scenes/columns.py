@@ -9,7 +9,7 @@ import diffsim as ds
 from diffsim.errors import SceneError
 from diffsim.kernels.arrays import context
 from diffsim.objectives import center_of_mass
-from diffsim.scenes.bodies import fill_box
+from diffsim.scenes.bodies import fill_box, vertical
 
 GRAVITY = 9.81
 MARGIN = 3  # the walls stand two cells inside of the grid's faces
@@ -37,29 +37,34 @@ def substeps_for(material, dx: float, duration: float) -> int:
     return math.ceil(duration / dt)
 
 
-def column(material, width, height, *, spacing, duration, reach, floor="sticky", friction=0.0, substeps=None):
-    """Model and state of a column at rest between the smooth wall x = 0 and air, on the floor y = 0, in 2-D.
+def column(material, width, height, *, dim=2, spacing, duration, reach, floor="sticky", friction=0.0, substeps=None):
+    """Model and state of a column at rest on the floor y = 0, between the smooth wall x = 0 and air.
+
+    In 3-D it is a quarter of a square column, in the corner of the smooth walls x = 0 and z = 0.
 
     Args:
         material: of the column.
         width, height: [m].
+        dim: 2 or 3.
         spacing: of the particles [m]; a cell holds two along each axis.
         duration: of a control step [s].
-        reach: length of the floor [m].
+        reach: length of the floor, along z as well [m].
         floor, friction: kind of the floor and its Coulomb coefficient.
         substeps: per control step; those that ``substeps_for`` finds unless given.
     """
+    gravity = vertical(dim, -GRAVITY)
     dx = 2 * spacing
+    long, high = (math.ceil(length / dx) + 2 * WALL for length in (reach, 1.3 * height))
     substeps = substeps or substeps_for(material, dx, duration)
     model = ds.models.MPM(
-        ds.Grid((math.ceil(reach / dx) + 2 * WALL, math.ceil(1.3 * height / dx) + 2 * WALL), dx, (-WALL * dx,) * 2),
+        ds.Grid((long, high, long)[:dim], dx, (-WALL * dx,) * dim),
         [material],
         dt=duration / substeps,
         substeps=substeps,
-        gravity=(0.0, -GRAVITY),
+        gravity=gravity,
         walls=ds.Walls({"y-": floor}, friction={"y-": friction}, margin=MARGIN),
     )
-    x, volume = fill_box((0.0, 0.0), (width, height), spacing)
+    x, volume = fill_box((0.0,) * dim, (width, height, width)[:dim], spacing)
     return model, model.initial_state(x, volume=volume)
 
 
@@ -68,33 +73,40 @@ def run_out(frame):
     return center_of_mass(frame)[0]
 
 
-def identify(name, build, variable, true, start, *, frames, width, height, bounds, defaults) -> ds.Scene:
-    """The scene in which a parameter of the material is recovered from the heap that its true value leaves.
+def toe(frame):
+    """Distance from the wall within which lie 99.5 % of the particles [m]: the edge of a heap but for strays."""
+    return torch.quantile(frame.x[:, 0].detach().double(), 0.995).item()
 
-    The objective is the squared difference of the mean run-out from that of the true column, as a fraction of its value
-    at the start.
+
+def identify(name, build, variable, start, sought, *, frames, width, height, bounds, defaults, published=None):
+    """The scene of a column whose material is known, and of the search for that which left another heap.
+
+    The objective is the squared difference of the mean run-out from that of the sought material, as a fraction of its
+    value at the start.
 
     Args:
         name: of the scene.
         build: parameter -> (model, state).
         variable: name of the parameter.
-        true, start: its true value, and where the search begins.
+        start, sought: the value that is simulated, where the search begins; and that which it shall find.
         frames: control steps.
         width, height: of the column [m].
         bounds, defaults: of the scene.
+        published: measurements by name, to stand beside the metrics.
     """
-    if true == start:
-        raise SceneError(f"the search begins at the true value, {variable} = {true}; give another start")
+    if sought == start:
+        raise SceneError(f"the search begins at the value that it seeks, {variable} = {start}; give another one")
     value = nn.Parameter(torch.tensor(float(start), dtype=context.dtype))
     model, state = build(value)
     with torch.no_grad():
-        goal = run_out(ds.rollout(*build(true), steps=frames, every=frames)[-1])
+        goal = run_out(ds.rollout(*build(sought), steps=frames, every=frames)[-1])
         first = run_out(ds.rollout(model, state, steps=frames, every=frames)[-1])
 
     def metrics(path):
         x, v = path[-1].x.detach(), path[-1].v.detach()
         return {
-            "run_out": x[:, 0].max().item() / width - 1,
+            "run_out": toe(path[-1]) / width - 1,
+            **(published or {}),
             "height": x[:, 1].max().item() / height,
             "speed": v.norm(dim=1).max().item(),
             variable: value.item(),

@@ -7,25 +7,28 @@ from diffsim.scenes.columns import column, identify, positive
 def scene(
     width: float = 0.05,
     aspect: float = 1.0,
-    viscosity: float = 8.0,
-    start_viscosity: float = 16.0,
+    dim: int = 2,
+    viscosity: float = 10.0,
+    sought_viscosity: float = 6.0,
     density: float = 1400.0,
     sound: float = 10.0,
     per_width: int = 16,
     time: float = 0.5,
     frames: int = 50,
 ) -> ds.Scene:
-    """A square of honey beside a smooth wall spreads on a floor to which it sticks, in 2-D.
+    """A lump of honey beside a smooth wall spreads on a floor to which it sticks.
 
     The equation of state of Tait with Newtonian viscosity; honey has about 10 Pa s at room temperature. The metric
-    ``run_out`` is the way of its edge in widths. The variable ``viscosity`` [Pa s] is recovered from the mean run-out
-    of the honey with the true one; the objective is the squared difference, as a fraction of its value at the start.
+    ``run_out`` is the way of its edge in widths. The variable is ``viscosity`` [Pa s]; the objective is the squared
+    difference of the mean run-out from that of honey with ``sought_viscosity``, as a fraction of its value at the
+    start.
 
     Args:
-        width: of the square [m].
+        width: of the lump [m].
         aspect: height over width.
-        viscosity: true dynamic viscosity [Pa s].
-        start_viscosity: where the search begins [Pa s].
+        dim: 2, or 3 for a quarter of a square lump, in the corner of two smooth walls.
+        viscosity: dynamic viscosity [Pa s], where the search begins.
+        sought_viscosity: that which the search shall find [Pa s].
         density: [kg/m^3].
         sound: speed of sound [m/s], for a nearly incompressible flow at least ten times sqrt(2 g height).
         per_width: particles along the width; a cell holds two along each axis.
@@ -33,14 +36,14 @@ def scene(
         frames: control steps in it.
     """
     positive(width=width, aspect=aspect, sound=sound, per_width=per_width, time=time, frames=frames)
-    largest = 2 * max(viscosity, start_viscosity)
+    largest = 2 * max(viscosity, sought_viscosity)
 
     def honey(value):
         return ds.Material(
             ds.materials.Tait(density * sound**2), viscous=ds.materials.Newtonian(value), density=density
         )
 
-    shape = {"spacing": width / per_width, "duration": time / frames, "reach": (2 + 2 * aspect) * width}
+    shape = {"dim": dim, "spacing": width / per_width, "duration": time / frames, "reach": (2 + 2 * aspect) * width}
     # the step must suit every viscosity that the search may try
     model, _ = column(honey(largest), width, aspect * width, **shape)
     return identify(
@@ -48,7 +51,7 @@ def scene(
         lambda value: column(honey(value), width, aspect * width, substeps=model.substeps, **shape),
         "viscosity",
         viscosity,
-        start_viscosity,
+        sought_viscosity,
         frames=frames,
         width=width,
         height=aspect * width,

@@ -7,31 +7,34 @@ from diffsim.scenes.columns import column, identify, positive
 def scene(
     width: float = 0.1,
     aspect: float = 1.0,
-    friction_angle: float = 30.0,
-    start_angle: float = 40.0,
+    dim: int = 2,
+    friction_angle: float = 25.0,
+    sought_angle: float = 35.0,
     floor: float = 0.5,
     E: float = 1e6,
     nu: float = 0.3,
     density: float = 1600.0,
-    per_width: int = 16,
+    per_width: int = 24,
     time: float = 0.6,
     frames: int = 60,
 ) -> ds.Scene:
-    """A column of sand beside a smooth wall collapses on a rough floor, in 2-D.
+    """A column of sand beside a smooth wall collapses on a rough floor.
 
     Drucker-Prager plasticity with St. Venant-Kirchhoff elasticity in Hencky strains, without cohesion. The metric
-    ``run_out`` is the way of the heap's toe, its farthest particle, in widths. Experiments on two-dimensional columns
-    find about 1.2 aspect for aspects up to 2 (Lajeunesse, Monnier and Homsy, Phys. Fluids 17, 103302 (2005); Lube et
-    al., Phys. Rev. E 72, 041301 (2005)); with 24 particles along the width this model gives 0.8 for an aspect of 1 and
-    2.4 for 2. The variable ``angle`` is the friction angle [degrees]; the objective is the squared difference of the
-    mean run-out from that of the column with ``friction_angle``, as a fraction of its value at the start: which sand
-    made this heap?
+    ``run_out`` is the way of the heap's toe in widths, and ``published`` what is measured in plane experiments with
+    sand of the aspect a: 1.2 a for a < 1.8 and 1.9 a^(2/3) for a > 2.8 (Lube et al., Phys. Rev. E 72, 041301 (2005)),
+    here with the change at 2.3; the factor depends on the grains, for glass beads it is 1.8 (Lajeunesse et al., Phys.
+    Fluids 17, 103302 (2005)).
+    The variable ``angle`` is the friction angle [degrees]; the objective is the squared difference of the mean run-out
+    from that of sand with ``sought_angle``, as a fraction of its value at the start: which sand made this heap?
 
     Args:
         width: of the column [m].
         aspect: height over width.
-        friction_angle: true friction angle [degrees].
-        start_angle: where the search begins [degrees].
+        dim: 2, or 3 for a quarter of a square column, in the corner of two smooth walls; nothing published then.
+        friction_angle: of triaxial compression [degrees], where the search begins; in plane shear 25 degrees are a
+            ratio of shear to normal stress of 0.57, the slope of a heap of sand.
+        sought_angle: that which the search shall find [degrees].
         floor: Coulomb coefficient of the floor.
         E: Young's modulus [Pa].
         nu: Poisson's ratio.
@@ -48,9 +51,10 @@ def scene(
             ds.Material(ds.materials.Hencky(E, nu), sand, density=density),
             width,
             aspect * width,
+            dim=dim,
             spacing=width / per_width,
             duration=time / frames,
-            reach=(1.5 + 2.5 * aspect) * width,
+            reach=(2 + 2.5 * aspect) * width,
             floor="separating",
             friction=floor,
         )
@@ -60,10 +64,11 @@ def scene(
         build,
         "angle",
         friction_angle,
-        start_angle,
+        sought_angle,
         frames=frames,
         width=width,
         height=aspect * width,
         bounds=(10.0, 60.0),
         defaults={"method": "adam", "lr": 1.5, "iterations": 20},
+        published={"published": 1.2 * aspect if aspect < 2.3 else 1.9 * aspect ** (2 / 3)} if dim == 2 else None,
     )

@@ -29,7 +29,7 @@ def scene(
     time: float = 0.12,
     frames: int = 60,
 ) -> ds.Scene:
-    """Snow by Stomakhin et al. (2013) hits a wall to which it sticks.
+    """Snow by Stomakhin et al. (2013) hits a wall to which it sticks; colors show how far it is packed (Jp < 1).
 
     The variable ``v0`` is the velocity of the throw [m/s]; the objective is the squared distance of the center of mass
     at the end from the height ``target`` at the wall, in sizes of the ball.
@@ -85,5 +85,5 @@ def scene(
         objective=miss,
         metrics=metrics,
         defaults={"method": "adam", "lr": 0.3, "iterations": 20},
-        color="speed",
+        color="plastic",
     )

@@ -7,8 +7,9 @@ from diffsim.scenes.columns import column, identify, positive
 def scene(
     width: float = 0.03,
     aspect: float = 2.0,
+    dim: int = 2,
     yield_stress: float = 100.0,
-    start_yield: float = 160.0,
+    sought_yield: float = 160.0,
     consistency: float = 10.0,
     index: float = 0.5,
     growth: float = 1.0,
@@ -18,19 +19,20 @@ def scene(
     time: float = 0.3,
     frames: int = 30,
 ) -> ds.Scene:
-    """A column of paste beside a smooth wall slumps on a floor to which it sticks, in 2-D.
+    """A column of paste beside a smooth wall slumps on a floor to which it sticks.
 
     The equation of state of Tait with Herschel-Bulkley viscosity; toothpaste yields at 100 to 200 Pa in shear. Where
     the weight does not reach the yield stress the paste stays, but for a creep of stress/(yield_stress growth).
-    The metric ``height`` is that of the heap, as a fraction of the column's. The variable ``yield_stress`` [Pa] is
-    recovered from the mean run-out of the paste with the true one; the objective is the squared difference, as a
+    The metric ``height`` is that of the heap, as a fraction of the column's. The variable is ``yield_stress``
+    [Pa]; the objective is the squared difference of the mean run-out from that of paste with ``sought_yield``, as a
     fraction of its value at the start.
 
     Args:
         width: of the column [m].
         aspect: height over width.
-        yield_stress: true yield stress in shear [Pa].
-        start_yield: where the search begins [Pa].
+        dim: 2, or 3 for a quarter of a square column, in the corner of two smooth walls.
+        yield_stress: in shear [Pa], where the search begins.
+        sought_yield: that which the search shall find [Pa].
         consistency: [Pa s^index].
         index: flow index, 1 for a Bingham fluid.
         growth: of Papanastasiou's regularization [s]: yielding is sharp for shear rates far above 1/growth.
@@ -41,13 +43,13 @@ def scene(
         frames: control steps in it.
     """
     positive(width=width, aspect=aspect, sound=sound, per_width=per_width, time=time, frames=frames)
-    largest = 1.5 * max(yield_stress, start_yield)
+    largest = 1.5 * max(yield_stress, sought_yield)
 
     def paste(value):
         viscous = ds.materials.HerschelBulkley(value, consistency, index, growth=growth, rate=1.0)
         return ds.Material(ds.materials.Tait(density * sound**2), viscous=viscous, density=density)
 
-    shape = {"spacing": width / per_width, "duration": time / frames, "reach": (2 + 2 * aspect) * width}
+    shape = {"dim": dim, "spacing": width / per_width, "duration": time / frames, "reach": (2 + 2 * aspect) * width}
     # the step must suit every yield stress that the search may try
     model, _ = column(paste(largest), width, aspect * width, **shape)
     return identify(
@@ -55,7 +57,7 @@ def scene(
         lambda value: column(paste(value), width, aspect * width, substeps=model.substeps, **shape),
         "yield_stress",
         yield_stress,
-        start_yield,
+        sought_yield,
         frames=frames,
         width=width,
         height=aspect * width,

@@ -9,7 +9,7 @@ from diffsim.objectives import center_of_mass
 from diffsim.scenes.bodies import fill_box, fill_mesh, vertical
 from diffsim.scenes.columns import MARGIN, positive, substeps_for
 
-BODY, WATER = 0, 1  # indices of the materials
+WATER, BODY = 0, 1  # indices of the materials
 
 
 def scene(
@@ -24,8 +24,8 @@ def scene(
     sound: float = 30.0,
     resolution: int = 40,
     per_cell: int = 2,
-    time: float = 0.5,
-    frames: int = 50,
+    time: float = 1.0,
+    frames: int = 100,
 ) -> ds.Scene:
     """A neo-Hookean body, lighter than water, drops into a pool, dives and comes up; both meet on the grid.
 
@@ -55,7 +55,7 @@ def scene(
     substeps = max(substeps_for(part, dx, time / frames) for part in (body, water))
     model = ds.models.MPM(
         ds.Grid((resolution,) * dim, dx),
-        [body, water],
+        [water, body],
         dt=time / frames / substeps,
         substeps=substeps,
         gravity=vertical(dim, -9.81),

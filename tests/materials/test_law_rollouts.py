@@ -43,7 +43,7 @@ def laws(yield_stress=400.0):
     return [ds.Material(elastic, viscous=viscous, density=10.0) for elastic, viscous in parts]
 
 
-def scene(materials, d, *, jitter=0.4, strain=0.03, material=None):
+def scene(materials, d, *, jitter=0.1, strain=0.03, material=None):
     model = ds.models.MPM(ds.Grid((12,) * d, 1 / 12), materials, dt=1e-3, substeps=3)
     generator = torch.Generator().manual_seed(7)
 

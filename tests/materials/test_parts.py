@@ -163,6 +163,20 @@ def test_an_elastic_law_reads_the_internal_variables_of_its_own_map(d, points):
             assert points.gradient_error(function, dict(F=F, q=q), name) < 1e-8
 
 
+def test_a_viscous_part_may_be_a_torch_module():
+    class Dashpot(torch.nn.Module):
+        def stress(self, F, q, L):
+            return 2.0 * L @ F
+
+    law = materials.Hencky(3.0, 0.3)
+    material = materials.Material(law, viscous=Dashpot(), density=1)
+    assert not material.fused and materials.Material(law, viscous=Drag(2.0), density=1).fused
+    F = torch.tensor([[[1.1, 0.2], [0.0, 0.9]]], dtype=context.dtype)
+    L = torch.tensor([[[0.3, -0.1], [0.4, 0.2]]], dtype=context.dtype)
+    expected = materials.Material(law, viscous=Drag(2.0), density=1).stress(F, None, L)
+    torch.testing.assert_close(material.stress(F, None, L), expected)
+
+
 def test_a_law_whose_internal_variables_are_missing_says_so():
     with pytest.raises(DataError, match=r"0 internal variables besides F33, but the law keeps 2; .* \(1, 3\)"):
         Aging(1.0).stress(torch.eye(2, dtype=context.dtype)[None], torch.ones(1, 1, dtype=context.dtype))

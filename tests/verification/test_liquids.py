@@ -1,4 +1,4 @@
-"""`dam-break`: the front of a collapsing water column against the experiment of Martin and Moyce (1952), 2.25 inches."""
+"""`dam-break`: the front of a collapsing water column against Martin and Moyce's experiment (1952), 2.25 inches."""
 
 import math
 

@@ -1,0 +1,95 @@
+"""`incline-friction`, `sliding-stop`, `grad-friction`: a block on the Coulomb floor of the box, in plane strain.
+
+The floor is the wall y-; gravity is tilted. The closed forms are those of a rigid block. Near the limit of sticking
+(30 degrees with mu = 0.5 and 0.6) the nodes of the contact slip one after the other; docs/verification.md has the
+figures.
+"""
+
+import math
+
+import pytest
+import torch
+from bodies import parameter
+
+import diffsim as ds
+from diffsim.kernels.arrays import context
+
+if context.dtype != torch.float64:
+    pytest.skip("verification in f64", allow_module_level=True)
+
+G, DX, WALL = 9.81, 0.025, 2 * 0.025
+STEP, SUBSTEPS = 1e-2, 25
+
+
+def block(mu, angle):
+    """Model and state of the block 0.2 x 0.1 on the floor, without stress."""
+    damping = ds.materials.KelvinVoigt.from_relaxation_time(5e-4, 1e6, 0.3)  # a rigid block has no waves
+    solid = ds.Material(ds.materials.NeoHookean(1e6, 0.3), viscous=damping, density=1000.0)
+    model = ds.models.MPM(
+        ds.Grid((90, 14), DX),
+        [solid],
+        dt=STEP / SUBSTEPS,
+        substeps=SUBSTEPS,
+        gravity=torch.stack([G * angle.sin(), -G * angle.cos()]),
+        walls=ds.Walls({"y-": "separating"}, friction={"y-": mu}),
+    )
+    s = DX / 2
+    x = torch.cartesian_prod(torch.arange(0.1 + s / 2, 0.3, s), torch.arange(WALL + s / 2, WALL + 0.1, s)).double()
+    return model, model.initial_state(x, volume=s * s)
+
+
+def slide(mu, angle=0.0, v0=0.0, steps=100):
+    """Mean displacement [m] along the floor after steps of 10 ms, and all states; the block first comes to rest."""
+    mu, angle, v0 = (torch.as_tensor(value, dtype=torch.float64) for value in (mu, angle, v0))
+    with torch.no_grad():
+        start = ds.rollout(*block(torch.tensor(10.0, dtype=torch.float64), angle), steps=20)[-1]
+    model, _ = block(mu, angle)
+    v = torch.stack([v0, torch.zeros_like(v0)]).expand(len(start.x), 2)
+    path = ds.rollout(model, start._replace(v=v.contiguous()), steps=steps)
+    return (path[-1].x - start.x)[:, 0].mean(), path
+
+
+@pytest.mark.parametrize("degrees, mu", [(30, 0.3), (45, 0.5)])
+def test_a_block_slides_down_an_incline_as_coulomb_says(degrees, mu):
+    angle = math.radians(degrees)
+    with torch.no_grad():
+        distance, _ = slide(mu, angle)
+    assert distance.item() == pytest.approx(G * (math.sin(angle) - mu * math.cos(angle)) / 2, rel=0.01)
+
+
+def test_a_block_sticks_well_below_the_angle_of_friction():
+    with torch.no_grad():
+        distance, _ = slide(0.7, math.radians(30))
+    assert abs(distance.item()) < 1e-3
+
+
+def test_a_sliding_block_stops_where_and_when_coulomb_says():
+    with torch.no_grad():
+        distance, path = slide(0.4, v0=2.0, steps=80)
+    assert distance.item() == pytest.approx(2.0**2 / (2 * 0.4 * G), rel=0.01)
+    speeds = torch.stack([state.v[:, 0].mean() for state in path])
+    # the time of the stop, from the mean deceleration over the middle of the way
+    k, m = 10, 40
+    slowing = (speeds[k] - speeds[m]) / ((m - k) * STEP)
+    assert (2.0 / slowing).item() == pytest.approx(2.0 / (0.4 * G), rel=0.01)
+    assert (path[-1].x - path[70].x).abs().max() < 1e-4
+
+
+def test_the_gradients_of_the_distance_on_the_incline_are_those_of_the_closed_form():
+    mu, angle = parameter(0.3), parameter(math.radians(30))
+    slide(mu, angle)[0].backward()
+    assert mu.grad.item() == pytest.approx(-G * math.cos(math.radians(30)) / 2, rel=0.02)
+    assert angle.grad.item() == pytest.approx(4.983605, rel=0.02)
+
+
+def test_the_gradients_of_the_stopping_distance_are_those_of_the_closed_form():
+    mu, v0 = parameter(0.4), parameter(2.0)
+    slide(mu, v0=v0, steps=80)[0].backward()
+    assert mu.grad.item() == pytest.approx(-1.274210, rel=0.02)
+    assert v0.grad.item() == pytest.approx(0.509684, rel=0.02)
+
+
+def test_a_stuck_block_does_not_feel_its_friction():
+    mu = parameter(0.7)
+    slide(mu, math.radians(30))[0].backward()
+    assert abs(mu.grad.item()) < 1e-3 * 4.247855
