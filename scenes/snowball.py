@@ -51,7 +51,7 @@ def scene(
     """
     positive(size=size, speed=speed, time=time, frames=frames)
     dx = 1 / resolution
-    wall = 1 - (MARGIN - 1) * dx
+    wall = (MARGIN - 1) * dx
     snow = ds.Material(ds.materials.Snow(E, nu, hardening=hardening), density=density)
     # packed snow is stiffer: sound is three times as fast where Jp = 0.78
     substeps = 3 * substeps_for(snow, dx, time / frames)
@@ -61,12 +61,12 @@ def scene(
         dt=time / frames / substeps,
         substeps=substeps,
         gravity=vertical(dim, -9.81),
-        walls=ds.Walls({"x+": "sticky", "y-": "separating"}, margin=MARGIN),
+        walls=ds.Walls({"x-": "sticky", "y-": "separating"}, margin=MARGIN),
     )
-    x, volume = fill_mesh(mesh, size, (wall - DISTANCE, 0.5, 0.5)[:dim], particles)
+    x, volume = fill_mesh(mesh, size, (wall + DISTANCE, 0.5, 0.5)[:dim], particles)
     state = model.initial_state(x, volume=volume)
-    v0 = nn.Parameter(torch.tensor((speed, 0.0, 0.0)[:dim], dtype=context.dtype))
-    goal = torch.tensor((wall - size / 4, target, 0.5)[:dim], dtype=context.dtype)
+    v0 = nn.Parameter(torch.tensor((-speed, 0.0, 0.0)[:dim], dtype=context.dtype))
+    goal = torch.tensor((wall + size / 4, target, 0.5)[:dim], dtype=context.dtype)
 
     def miss(path):
         return ((center_of_mass(path[-1]) - goal) / size).square().sum()
@@ -81,7 +81,7 @@ def scene(
         steps=frames,
         setup=lambda: (state._replace(v=state.v + v0), None),
         variables={"v0": v0},
-        bounds={"v0": (-12.0, 12.0)},
+        bounds={"v0": (-1.5 * speed, 1.5 * speed)},
         objective=miss,
         metrics=metrics,
         defaults={"method": "adam", "lr": 0.3, "iterations": 20},
