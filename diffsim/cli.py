@@ -4,6 +4,7 @@
 """
 
 import sys
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated
 
@@ -37,12 +38,33 @@ Ply = Annotated[bool, typer.Option("--ply", help="Write the particles of the las
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON on standard output.")]
 
 
-@app.command("list")
-def list_(json: Json = False):
-    """Name the scenes that are shipped."""
-    from diffsim.report import show_scenes
+def _show_version(wanted: bool):
+    if wanted:
+        print(f"diffsim {metadata.version('diffsim')}")
+        raise typer.Exit
 
-    show_scenes(json)
+
+@app.callback(help=app.info.help)
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and end.")
+    ] = False,
+):
+    """What stands before the name of a command."""
+
+
+@app.command("list")
+def list_(
+    scene: Annotated[str | None, typer.Argument(metavar="[SCENE]", help="Describe this one and its options.")] = None,
+    json: Json = False,
+):
+    """Name the scenes that are shipped, or describe one and its options."""
+    from diffsim.report import describe_scene, show_scenes
+
+    if scene is None:
+        show_scenes(json)
+    else:
+        describe_scene(scene, json)
 
 
 @app.command()

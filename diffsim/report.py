@@ -5,7 +5,7 @@ import os
 import subprocess
 import sys
 
-from diffsim.scripts import list_scenes
+from diffsim.scripts import description_of, list_scenes, parameters_of
 
 _PROBE = "import diffsim; diffsim.init(device={device!r}, precision='f32')"
 
@@ -19,6 +19,23 @@ def show_scenes(as_json: bool) -> None:
     width = max(map(len, scenes), default=0)
     for name, text in scenes.items():
         print(f"{name:{width}}  {text}")
+
+
+def describe_scene(scene: str, as_json: bool) -> None:
+    """Print a scene's description and its options with their defaults.
+
+    Raises:
+        SceneError: an unknown scene, or a script that fails.
+    """
+    text = description_of(scene)
+    defaults = {name: p.default for name, p in parameters_of(scene).items() if p.default is not p.empty}
+    if as_json:
+        print(json.dumps({"description": text, "options": defaults}, default=str))
+        return
+    print(text)
+    print("\nDefaults:")
+    for name, value in defaults.items():
+        print(f"    --set {name}={','.join(map(str, value)) if isinstance(value, tuple | list) else value}")
 
 
 def show_doctor(as_json: bool) -> bool:

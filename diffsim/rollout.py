@@ -102,11 +102,9 @@ def estimate(model, state, steps: int, *, every: int = 1, memory="2GiB") -> Esti
     fields = (state.x, state.v, state.C, state.F, state.q)
     state_bytes = sum(t[0].numel() * t.element_size() for t in fields) * count
     item, dim, substeps = state.x.element_size(), state.x.shape[1], model.substeps
-    # a tile holds 4^d cells; loosely filled ones bound the count by the particles themselves
-    per_tile = max(1, int(0.5 * 4**dim * (state.volume.reciprocal().median().item() * model.grid.dx**dim)))
-    tiles = math.ceil(count / per_tile)
+    tiles, owners = occupied(state.x.detach(), model.grid)
     nodes = tiles * NODES**dim * (dim + 1) * item * 3
-    history = 2 * tiles * CELLS**dim * (dim + 1) * item  # of a substep's nodes; blocks of them outnumber the tiles
+    history = owners * CELLS**dim * (dim + 1) * item  # of a substep's nodes
     # in backward: the substep states, gradients and their reorderings (measured), particle properties and labels, nodes
     # laws evaluated in torch: the graph of a control step keeps P, its laws' own tensors and two states per substep
     substep_bytes = history + (state_bytes if getattr(model, "fused", True) else 6 * state_bytes)
@@ -130,6 +128,15 @@ def estimate(model, state, steps: int, *, every: int = 1, memory="2GiB") -> Esti
     return Estimate(
         count, steps, substeps, state_bytes, work, snapshots, repetitions(steps, snapshots), store, int(peak)
     )
+
+
+def occupied(x, grid) -> tuple[int, int]:
+    """Tiles with particles and blocks of nodes that these hold (kernels/tiles.py), and a quarter more for motion."""
+    origin = torch.tensor(grid.origin, dtype=x.dtype, device=x.device)
+    tile = torch.floor(((x - origin) / grid.dx - 0.5) / CELLS).long().unique(dim=0)
+    corners = torch.cartesian_prod(*[torch.arange(2, device=x.device)] * x.shape[1])
+    blocks = (tile[:, None] + corners).reshape(-1, x.shape[1]).unique(dim=0)
+    return math.ceil(1.25 * len(tile)), math.ceil(1.25 * len(blocks))
 
 
 def repetitions(steps: int, snapshots: int) -> int:

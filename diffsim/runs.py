@@ -104,8 +104,9 @@ class RunFolder:
                 raise DataError(f"{self.path} holds no run.json, so there is nothing to resume; check the folder")
         elif entries and not overwrite:
             raise DataError(
-                f"{self.path} is not empty ({entries[0]}, ...); choose another folder with --out, overwrite it, or "
-                f"go on with: diffsim resume {self.path}"
+                f"{self.path} is not empty ({entries[0]}, ...); choose another folder with --out, or replace "
+                "an earlier run with --overwrite"
+                + (f", or go on with: diffsim resume {self.path}" if "checkpoints" in entries else "")
             )
         elif entries and "run.json" not in entries:
             raise DataError(f"{self.path} holds files but no run.json: not a run's folder, so it is not overwritten")

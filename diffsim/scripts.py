@@ -74,6 +74,16 @@ def parameters_of(scene: str | os.PathLike) -> Mapping[str, inspect.Parameter]:
     return _signature(function, source).parameters
 
 
+def description_of(scene: str | os.PathLike) -> str:
+    """Docstring of a scene's function, without building the scene.
+
+    Raises:
+        SceneError: an unknown scene, or a script that fails.
+    """
+    function, _, source = _find(os.fspath(scene))
+    return inspect.getdoc(function) or f"{source} has no description."
+
+
 def convert(name: str, value, kinds: tuple[type, ...]):
     """``value`` as one of the types ``kinds``; a string is parsed. With no kinds it is returned as it is.
 

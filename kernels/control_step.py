@@ -105,13 +105,13 @@ def specification(setting, trace):
 class Segment:
     """Substeps between two sortings: the order (user's index per sorted particle) and the states, first to last.
 
-    history: (substeps or more, owners 4^d, d + 1), the nodes' velocities before tools and walls, and their masses.
+    history: for each substep the nodes' velocities before tools and walls, and their masses, (owners 4^d, d + 1).
     """
 
     order: torch.Tensor
     tiles: Tiles
     states: list
-    history: torch.Tensor
+    history: list
 
 
 class Workspace:
@@ -253,22 +253,22 @@ def advance(packed, work, keep):
             step_order = tiles.order.long()
             order = step_order if order is None else order[step_order]
             state = torch.index_select(state, 0, step_order, out=states.next())
-            shape = (setting.substeps - s if keep else 1, tiles.owner_count * CELLS**setting.dim, setting.dim + 1)
-            history = block(shape) if keep == "graph" else scratch(f"history {len(segments)}", shape)
-            segment = Segment(order, tiles, [state] if keep else [], history)
+            segment = Segment(order, tiles, [state] if keep else [], [])
             if keep:
                 segments.append(segment)
             work.enter(segment)
             if spec.trace:
                 codes = torch.zeros(work.nodes.shape[0], **work.integers)
         after = states.next()
+        shape = (segment.tiles.owner_count * CELLS**setting.dim, setting.dim + 1)
+        history = block(shape) if keep == "graph" else scratch(f"history {s if keep else 0}", shape)
         work.flags.copy_(clean)
         if spec.trace:
             trace.zero_()
         particle, topology, boundary, numbers = work.common(s)
         launch(
             substep_forward, state, after, *particle, work.nodes, work.sums, *topology, *boundary, work.wrench,
-            segment.history[len(segment.states) - 1 if keep else 0], work.flags, trace, codes, *numbers, spec,
+            history, work.flags, trace, codes, *numbers, spec,
         )  # fmt: skip
         flags = work.flags.tolist()
         if flags[NOT_FINITE:] != [NONE] * (FLAGS - 1):
@@ -278,6 +278,7 @@ def advance(packed, work, keep):
         state = after
         if keep:
             segment.states.append(state)
+            segment.history.append(history)
         if flags[SORT] or s == setting.substeps - 1:
             wrench = wrench + ordered_sum(work.wrench)
             segment = None
@@ -352,14 +353,20 @@ class ControlStep(torch.autograd.Function):
     @staticmethod
     @one_torch_thread()
     def forward(ctx, setting, x, v, C, F, q, volume, theta, gravity, force, motion, tool_params, friction):
+        for name, part in {"x": x, "v": v, "C": C, "F": F, "q": q, "volume": volume}.items():
+            if part.dtype != context.dtype:
+                raise TypeError(
+                    f"the state's {name} is {part.dtype}, but diffsim.init set precision={context.precision!r}; "
+                    f"convert it with .to({context.dtype})"
+                )
         work = ControlStep.workspace(setting, volume, theta, gravity, force, motion, tool_params, friction)
         packed, wrench, segments = advance(pack(x, v, C, F, q), work, "graph" if setting.store else "")
         kept = []
         if segments is not None:
             for segment in segments:
                 tiles = segment.tiles
-                kept += [segment.order, tiles.tile, tiles.tile_info, tiles.owners, tiles.shares, segment.history]
-                kept += segment.states
+                kept += [segment.order, tiles.tile, tiles.tile_info, tiles.owners, tiles.shares]
+                kept += [*segment.history, *segment.states]
             ctx.lengths = [len(segment.states) for segment in segments]
         ctx.setting = setting
         start = () if kept else (x, v, C, F, q)  # the first stored state says the same
@@ -382,9 +389,9 @@ class ControlStep(torch.autograd.Function):
         if setting.store:
             segments = []
             for length in ctx.lengths:
-                order, tile, tile_info, owners, shares, history, *states = kept[: 6 + length]
-                kept = kept[6 + length :]
-                segments.append(Segment(order, Tiles(order, tile, tile_info, owners, shares), states, history))
+                tiles, rest = Tiles(*kept[:5]), kept[5:]  # order, tile, tile_info, owners, shares
+                history, states, kept = rest[: length - 1], rest[length - 1 : 2 * length - 1], rest[2 * length - 1 :]
+                segments.append(Segment(tiles.order, tiles, states, history))
         else:
             traced, silent = setting.trace, setting
             if traced is not None:
@@ -400,6 +407,7 @@ class ControlStep(torch.autograd.Function):
         packed, per_particle, grad_boundary = retreat(grad, grad_wrench, segments, work)
         if not all(finite(result) for result in (packed, per_particle, grad_boundary)):
             retreat(pack(*grads), grad_wrench, segments, work, named=True)  # raises at the substep where it begins
+            raise GradientError(f"the gradient overflows where it is summed over control step {setting.step}")
 
         dim = setting.dim
         grad_mass, grad_volume = per_particle[:, 0], per_particle[:, 1]

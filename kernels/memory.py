@@ -33,7 +33,7 @@ def scratch(name: str, shape, dtype=None) -> torch.Tensor:
     tensors = _kept.__dict__.setdefault("tensors", {})
     whole = tensors.get(name)
     # a control step takes three states or one for each substep: not a new piece of memory whenever these alternate
-    if whole is None or whole.dtype != dtype or not count <= len(whole) <= 32 * count + 1024:
+    if whole is None or whole.dtype != dtype or not count <= len(whole) <= 1000 * count + 1024:
         tensors[name] = None  # before the new one is taken
         whole = tensors[name] = block((max(1, count),), dtype)
     return whole[:count].view(shape)

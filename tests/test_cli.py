@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib import metadata
 from pathlib import Path
 
 import h5py
@@ -233,3 +234,17 @@ def test_a_failing_run_keeps_its_frames_and_says_where(folder, capsys):
 def test_debug_shows_the_traceback():
     with pytest.raises(Exception, match="no.py does not exist"):
         main(["run", "no.py", "--debug", *ENGINE])
+
+
+def test_a_scene_is_described_with_its_options_and_defaults(capsys):
+    assert main(["list", "jelly_drop"]) == 0
+    text = capsys.readouterr().out
+    assert "Young's modulus [Pa]" in text and "--set E=100000.0" in text and "--set mesh=blob" in text
+    assert main(["list", "dam_break", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["options"]["width"] == 0.05715
+    assert "did you mean 'jelly_drop'" in refused(capsys, "list", "jelly")[1]
+
+
+def test_the_version_is_printed(capsys):
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out == f"diffsim {metadata.version('diffsim')}\n"

@@ -121,6 +121,12 @@ def test_every_listed_name_can_be_imported(name):
     assert getattr(diffsim, name) is not None
 
 
+def test_modules_are_reached_by_their_names_without_further_imports():
+    """What examples write; other imports in the same process would hide that one is missing."""
+    code = "import diffsim as ds; ds.geometry.sampling.fill_ball, ds.geometry.mesh.load_mesh, ds.models.MPM"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def example(name):
     """The first Python block of a document."""
     return re.search(r"```python\n(.*?)```", (ROOT / name).read_text(), re.DOTALL).group(1)

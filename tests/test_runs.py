@@ -74,7 +74,11 @@ def test_a_new_folder_is_made_with_its_parents(tmp_path):
 
 def test_a_folder_in_use_is_kept_and_the_remedies_named(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(DataError, match=r"not empty \(notes.txt, .*--out.*overwrite.*diffsim resume"):
+    with pytest.raises(DataError, match=r"not empty \(notes.txt, .*--out.*--overwrite") as refusal:
+        RunFolder(tmp_path)
+    assert "resume" not in str(refusal.value)  # there is nothing to go on with
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(DataError, match="diffsim resume"):
         RunFolder(tmp_path)
     with pytest.raises(DataError, match="not a run's folder"):
         RunFolder(tmp_path, overwrite=True)

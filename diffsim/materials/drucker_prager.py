@@ -169,7 +169,8 @@ class DruckerPrager(Plastic):
 
     Source: Klar et al., Drucker-Prager elastoplasticity for sand animation (2016), doi:10.1145/2897824.2925906; the
     correction after Tampubolon et al., Multi-species simulation of porous sand and water mixtures (2017),
-    doi:10.1145/3072959.3073651, as Physics-Based Simulation, section 29.1, states it. Cohesion enters as in
+    doi:10.1145/3072959.3073651, as the online book Physics-Based Simulation states it under Drucker-Prager; there v is
+    spread over d strains, here over three also in 2-D, where F33 is one of them. Cohesion enters as in
     Mohr-Coulomb: in triaxial compression |dev tau| = sqrt(2/3) (6 p sin phi + 6 c cos phi)/(3 - sin phi).
     Adjoint: on the cone ``radial_return.shorten_vjp`` with dr/dtr = -slope; at the apex exp(tip/3) dR, R the rotation
     of F_trial, which still depends on it, and dv'/dF = F^-T. The map has corners, where the branch taken counts:

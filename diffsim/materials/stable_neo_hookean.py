@@ -90,7 +90,8 @@ class StableNeoHookean(Isotropic):
 
         with the logarithm  m = 4/3 mu, k = lam + 5/6 mu;    without  m = mu, k = lam + mu.
 
-    In 2-D (plane strain) I = |F|^2 + e^2 and J = e det F, e = F33. Energy and stress are smooth for all F.
+    In 2-D (plane strain) I = |F|^2 + e^2 and J = e det F, e = F33. Energy and stress are smooth for all F; the material
+    point method stops at det F <= 0 all the same.
 
     Source: Smith, de Goes and Kim, Stable neo-Hookean flesh simulation, ACM TOG 37 (2018), doi:10.1145/3180491.
     Adjoint: m (1 - r) G + 2 m r^2 <G, F> F + k <G, dJ> dJ + (k (J - 1) - 3/4 m) d2J[G], r = 1/(I + 1).

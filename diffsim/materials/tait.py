@@ -16,7 +16,8 @@ def logarithm(J):
 class Functions:
     """theta = (K, gamma); J = e det F; -p = K (1 - J^-gamma)/gamma, written as K log J phi(-gamma log J).
 
-    phi(y) = (exp(y) - 1)/y: nothing cancels near J = 1.
+    phi(y) = (exp(y) - 1)/y: nothing cancels in the pressure near J = 1. The energy, of second order there, loses the
+    digits of a sum of first order.
     """
 
     parameters = 2

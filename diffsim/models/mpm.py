@@ -181,14 +181,15 @@ class MPM(nn.Module):
             if not (material == number).any():
                 continue
             density = torch.as_tensor(part.density).detach()
-            if hasattr(part.elastic, "modulus"):
-                speed = float((part.elastic.modulus().detach() / density).max().sqrt())
+            modulus = getattr(part.elastic, "modulus", None)  # a prescribed stress has none
+            if modulus is not None:
+                speed = float((modulus().detach() / density).max().sqrt())
                 courant = speed * self.dt / self.grid.dx
                 if courant > 1:
                     warnings.warn(
                         f"material {number}: the acoustic Courant number is {courant:.2f} (sound {speed:.4g} m/s, dt "
                         f"{self.dt:.4g} s, dx {self.grid.dx:.4g} m); above 1 the step is unstable: reduce dt",
-                        stacklevel=3,
+                        stacklevel=4,
                     )
             if hasattr(part.viscous, "viscosity"):
                 viscosity = float((part.viscous.viscosity().detach() / density).max())
@@ -198,7 +199,7 @@ class MPM(nn.Module):
                         f"material {number}: the viscous number is {diffusion:.2f} (kinematic viscosity {viscosity:.4g}"
                         f" m^2/s, dt {self.dt:.4g} s, dx {self.grid.dx:.4g} m); above 0.5 the step is unstable: reduce "
                         "dt",
-                        stacklevel=3,
+                        stacklevel=4,
                     )
 
     def inside(self, x: Tensor) -> Tensor:
@@ -240,7 +241,7 @@ class MPM(nn.Module):
             P = torch.zeros_like(state.F)
             for material, index in zip(self.materials, members, strict=True):
                 F, q, C = state.F[index], state.q[index], state.C[index]
-                P = P.index_copy(0, index, material.elastic.stress(F, q, C).to(P.dtype))
+                P = P.index_copy(0, index, material.stress(F, q, C).to(P.dtype))
             theta = torch.cat([P.flatten(1), density[:, None]], 1).contiguous()
             bare = state._replace(q=state.q[:, :0])
             moved = self._substeps(bare, motion[s : s + 1], theta, force, 1, store=True, first=s)
