@@ -18,7 +18,6 @@ def front():
     """Times T and fronts Z of the run."""
     scene = ds.load("dam_break", width=WIDTH)
     with torch.no_grad():
-        scene.variables["rise"].fill_(1.0)
         path = scene.rollout()
     unit = math.sqrt(WIDTH / (2 * GRAVITY))
     return [frame.time.item() / unit for frame in path], [frame.x[:, 0].max().item() / WIDTH for frame in path]
