@@ -101,7 +101,7 @@ def test_two_disks_keep_their_momentum_and_lose_energy_that_falls_with_the_cell(
             velocity = path.v[:, :half].mean((1, 2))
             touched = path.times[(velocity < 0.1 * (1 - 1e-2)).nonzero()[0]]
             early = (0.0, 1.585787)  # the grid may feel it earlier, not later
-            record("two-disks", "first contact, dx = 0.05", touched, 1.585786, accept=early, how="1 % of the speed lost")
+            record("two-disks", "first contact, dx = 0.05", touched, 1.585786, accept=early, how="1 % slower")
         assert path[-1].v[:half].mean() < -0.08  # they part
         assert not kept.met
     assert math.log2(losses[0] / losses[1]) > 0.8, losses
