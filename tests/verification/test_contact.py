@@ -26,8 +26,8 @@ def impact(dx):
         walls=ds.Walls({"x-": "separating", "x+": "none", "y-": "none", "y+": "none"}),
     )
     s = dx / 2
-    axes = (torch.arange(2 * cells) + 0.5) * s + 2 * dx, (torch.arange(2 * layers) + 0.5) * s + 4 * dx
-    state = model.initial_state(torch.cartesian_prod(*axes).double(), v=(-SPEED, 0.0), volume=s * s)
+    axes = (torch.arange(2 * cells).double() + 0.5) * s + 2 * dx, (torch.arange(2 * layers).double() + 0.5) * s + 4 * dx
+    state = model.initial_state(torch.cartesian_prod(*axes), v=(-SPEED, 0.0), volume=s * s)
     with torch.no_grad():
         path = ds.rollout(model, state, steps=round(1.5 * DURATION / dt))
     mean = path.v[:, :, 0].mean(1)
@@ -66,8 +66,8 @@ def collide(dx):
         dt=0.6 * dx,
         walls=ds.Walls("none"),
     )
-    axis = (torch.arange(round(1 / s)) + 0.5) * s
-    points = torch.cartesian_prod(axis, axis).double()
+    axis = (torch.arange(round(1 / s)).double() + 0.5) * s
+    points = torch.cartesian_prod(axis, axis)
     low, high = (points[(points - center).norm(dim=1) <= RADIUS] for center in (0.2, 0.8))
     v = torch.cat([torch.full_like(low, 0.1), torch.full_like(high, -0.1)])
     volume = 2 * math.pi * RADIUS**2 / len(v)

@@ -50,46 +50,49 @@ def slide(mu, angle=0.0, v0=0.0, steps=100):
 
 
 @pytest.mark.parametrize("degrees, mu", [(30, 0.3), (45, 0.5)])
-def test_a_block_slides_down_an_incline_as_coulomb_says(degrees, mu):
+def test_a_block_slides_down_an_incline_as_coulomb_says(degrees, mu, record):
     angle = math.radians(degrees)
     with torch.no_grad():
         distance, _ = slide(mu, angle)
-    assert distance.item() == pytest.approx(G * (math.sin(angle) - mu * math.cos(angle)) / 2, rel=0.01)
+    exact = G * (math.sin(angle) - mu * math.cos(angle)) / 2
+    assert record("incline-friction", f"way in 1 s [m], {degrees} degrees, mu = {mu}", distance, exact, accept=0.01).met
 
 
-def test_a_block_sticks_well_below_the_angle_of_friction():
+def test_a_block_sticks_well_below_the_angle_of_friction(record):
     with torch.no_grad():
         distance, _ = slide(0.7, math.radians(30))
-    assert abs(distance.item()) < 1e-3
+    assert record("incline-friction", "creep in 1 s [m], 30 degrees, mu = 0.7", distance, 0.0, accept=1e-3).met
 
 
-def test_a_sliding_block_stops_where_and_when_coulomb_says():
+def test_a_sliding_block_stops_where_and_when_coulomb_says(record):
     with torch.no_grad():
         distance, path = slide(0.4, v0=2.0, steps=80)
-    assert distance.item() == pytest.approx(2.0**2 / (2 * 0.4 * G), rel=0.01)
+    exact = 2.0**2 / (2 * 0.4 * G)
+    assert record("sliding-stop", "stopping distance [m]", distance, exact, accept=0.01).met
     speeds = torch.stack([state.v[:, 0].mean() for state in path])
     # the time of the stop, from the mean deceleration over the middle of the way
     k, m = 10, 40
     slowing = (speeds[k] - speeds[m]) / ((m - k) * STEP)
-    assert (2.0 / slowing).item() == pytest.approx(2.0 / (0.4 * G), rel=0.01)
+    how = "from the mean deceleration over the middle of the way"
+    assert record("sliding-stop", "stopping time [s]", 2.0 / slowing, 2.0 / (0.4 * G), accept=0.01, how=how).met
     assert (path[-1].x - path[70].x).abs().max() < 1e-4
 
 
-def test_the_gradients_of_the_distance_on_the_incline_are_those_of_the_closed_form():
+def test_the_gradients_of_the_distance_on_the_incline_are_those_of_the_closed_form(record):
     mu, angle = parameter(0.3), parameter(math.radians(30))
     slide(mu, angle)[0].backward()
-    assert mu.grad.item() == pytest.approx(-G * math.cos(math.radians(30)) / 2, rel=0.02)
-    assert angle.grad.item() == pytest.approx(4.983605, rel=0.02)
+    assert record("grad-friction", "(a) d way/d mu", mu.grad, -G * math.cos(math.radians(30)) / 2, accept=0.02).met
+    assert record("grad-friction", "(a) d way/d angle", angle.grad, 4.983605, accept=0.02).met
 
 
-def test_the_gradients_of_the_stopping_distance_are_those_of_the_closed_form():
+def test_the_gradients_of_the_stopping_distance_are_those_of_the_closed_form(record):
     mu, v0 = parameter(0.4), parameter(2.0)
     slide(mu, v0=v0, steps=80)[0].backward()
-    assert mu.grad.item() == pytest.approx(-1.274210, rel=0.02)
-    assert v0.grad.item() == pytest.approx(0.509684, rel=0.02)
+    assert record("grad-friction", "(b) d distance/d mu", mu.grad, -1.274210, accept=0.02).met
+    assert record("grad-friction", "(b) d distance/d v0", v0.grad, 0.509684, accept=0.02).met
 
 
-def test_a_stuck_block_does_not_feel_its_friction():
+def test_a_stuck_block_does_not_feel_its_friction(record):
     mu = parameter(0.7)
     slide(mu, math.radians(30))[0].backward()
-    assert abs(mu.grad.item()) < 1e-3 * 4.247855
+    assert record("grad-friction", "(c) d way/d mu, stuck", mu.grad, 0.0, accept=1e-3 * 4.247855).met

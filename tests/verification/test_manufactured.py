@@ -89,8 +89,6 @@ def test_walls_of_the_box_leave_an_error_of_first_order(record):
     found = [deviation(cells, beyond=0) for cells in (16, 32)]
     order = math.log2(found[0][1] / found[1][1])
     how = "2-D, faces by the walls of the box, APIC"
-    finding = record(
-        "mms-axis-aligned", "largest error/A at walls", found[1][0], 0.0, accept=0.02, order=order, how=how
-    )
+    finding = record("mms-axis-aligned", "largest error/A, walls", found[1][0], 0.0, accept=0.02, order=order, how=how)
     assert not finding.met
     assert order == pytest.approx(1, abs=0.2)

@@ -8,7 +8,6 @@ import math
 
 import pytest
 import torch
-from bodies import parameter
 
 import diffsim as ds
 from diffsim.kernels.arrays import context
