@@ -28,9 +28,9 @@ def p(*numbers):
     return [parameter(number) for number in numbers]
 
 
-def laws(yield_stress=400.0):
+def laws(yield_stress=150.0, relaxation=1e-2):
     """Elastic and viscous laws; one parameter is given per particle."""
-    damping = M.KelvinVoigt.from_relaxation_time(*p(1e-2, 1e3, 0.3))
+    damping = M.KelvinVoigt.from_relaxation_time(*p(relaxation, 1e3, 0.3))
     index = torch.nn.Parameter(torch.linspace(0.5, 1.5, COUNT, dtype=torch.float64))
     regularization = {"growth": parameter(0.3), "rate": parameter(0.5)}
     paste = M.HerschelBulkley(*p(yield_stress, 10.0), index, kappa=parameter(2.0), **regularization)
@@ -63,7 +63,8 @@ def scene(materials, d, *, jitter=0.1, strain=0.03, material=None):
 
 @pytest.mark.parametrize("d", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_the_gradient_by_every_input_and_parameter_equals_differences(d):
-    model, state = scene(laws(), d)
+    # the more damping, the clearer its gradient; 3-D has fewer particles to a node and bears less
+    model, state = scene(laws(relaxation=3e-2 if d == 2 else 1e-2), d)
     report = gradcheck(model, state, steps=2, entries=2, directions=1, taylor=False)
     assert report.ok, report
     parameters = [row for row in report.rows if row.input.startswith("materials.")]
