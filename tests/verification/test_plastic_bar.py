@@ -32,7 +32,7 @@ def stresses(axial, lateral, parameters):
 
 @pytest.mark.parametrize("hardening", [0.0, 20.0])
 @pytest.mark.parametrize("ratio", [0.5, 3.0], ids=["below yield", "at three times the strain of yield"])
-def test_stress_plastic_strain_and_their_derivatives_are_those_of_the_bar(ratio, hardening):
+def test_stress_plastic_strain_and_their_derivatives_are_those_of_the_bar(ratio, hardening, record):
     """The lateral strain follows from the lateral stress by the implicit function theorem."""
     eps = torch.tensor(ratio * YIELD / E, dtype=DOUBLE)
     parameters = [torch.tensor(value, dtype=DOUBLE, requires_grad=True) for value in (E, YIELD, hardening)]
@@ -64,5 +64,11 @@ def test_stress_plastic_strain_and_their_derivatives_are_those_of_the_bar(ratio,
         for found, slope, scale in zip(total(value), slopes, scales, strict=True):
             assert found == pytest.approx(0.0 if slope is None else slope.item(), rel=1e-9, abs=1e-9 * scale)
     if ratio > 1 and not hardening:
+        by_E, by_yield, _ = total(axial)
+        how = "the law alone"
+        record("grad-plastic-bar", "(a) d stress/d yield stress", by_yield, 1.0, accept=1e-6, how=how)
+        record("grad-plastic-bar", "(a) d stress/d E", by_E, 0.0, accept=1e-6, how=how)
+        by_yield = total(plastic)[1]
+        record("grad-plastic-bar", "(a) d plastic strain/d yield stress", by_yield, -1 / E, accept=1e-6, how=how)
         assert total(axial)[:2] == pytest.approx([0.0, 1.0], abs=1e-9)
         assert total(plastic)[1] == pytest.approx(-1 / E, rel=1e-9)

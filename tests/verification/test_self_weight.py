@@ -8,6 +8,7 @@ import math
 
 import pytest
 import torch
+from bodies import parameter
 
 import diffsim as ds
 from diffsim.kernels.arrays import context
@@ -19,17 +20,17 @@ G, RHO = 9.81, 1000.0
 HOW = "APIC, smooth walls of the box, damped"
 
 
-def column(material, cells, sound, viscosity, gravity=G):
-    """Column 1 m high and four cells wide on the floor, in control steps of 20 ms."""
+def column(material, cells, sound, viscosity, *, gravity=G, hanging=False):
+    """Column 1 m high and four cells wide on the floor, or hanging from the ceiling, in control steps of 20 ms."""
     dx = 1 / cells
     substeps = math.ceil(0.02 / min(0.4 * dx / sound, 0.35 * dx**2 / viscosity))
     model = ds.models.MPM(
-        ds.Grid((8, cells + 6), dx, (-2 * dx, -2 * dx)),
+        ds.Grid((8, cells + 6), dx, (-2 * dx, -(4 if hanging else 2) * dx)),
         [material],
         dt=0.02 / substeps,
         substeps=substeps,
         gravity=(0.0, -gravity),
-        walls=ds.Walls({"y+": "none"}),
+        walls=ds.Walls({"y-": "none"} if hanging else {"y+": "none"}),
     )
     s = dx / 2
     X = torch.cartesian_prod((torch.arange(8) + 0.5) * s, (torch.arange(2 * cells) + 0.5) * s).double()
@@ -92,6 +93,22 @@ def test_a_solid_column_settles_under_its_weight(record):
     ).met
 
 
+def test_the_stretch_of_a_hanging_bar_is_inverse_to_its_stiffness(record):
+    """du/dE = -u/E of the run itself at rest; strains of 1e-8, where the bar is linear."""
+    young = parameter(E)
+    damping = ds.materials.KelvinVoigt.from_relaxation_time(1e-2, E, 0.0)
+    material = ds.Material(ds.materials.LinearElastic(young, 0.0), viscous=damping, density=RHO)
+    model, state = column(material, 4, math.sqrt(E / RHO), E * 1e-2 / RHO, gravity=1e-5 * G, hanging=True)
+    end = ds.rollout(model, state, steps=100, every=100)[-1]
+    low = state.X[:, 1] < 0.5 / 4
+    stretch = (state.x - end.x)[low, 1].mean()
+    assert stretch.item() == pytest.approx(1e-5 * RHO * G / (2 * E), rel=0.1)  # four cells
+    (slope,) = torch.autograd.grad(stretch, young)
+    how = "4 cells, of the run's own u, at rest"
+    name = "(b) du/dE of a hanging bar [m/Pa]"
+    assert record("grad-plastic-bar", name, slope, -stretch.item() / E, accept=1e-6, how=how).met
+
+
 K = 1e5
 
 
@@ -119,6 +136,5 @@ def test_a_liquid_column_settles_to_its_hydrostatic_pressure(record):
     how = f"{how}, worst layer but the lowest"
     found = record(name, "pressure of the liquid [Pa]", pressure[worst], exact[worst], accept=0.02, how=how)
     low = record(name, "pressure of the lowest layer [Pa]", pressure[0], exact[0], accept=0.02, how=f"{HOW}, 16 cells")
-    print(deviation)
     assert found.met
     assert not low.met and abs(low.deviation) < 0.1
