@@ -64,11 +64,11 @@ def sphere(material, dim, strain, **contact):
 
 
 def hard(material, dim, strain):
-    return sphere(material, dim, strain, friction=parameter(2.0))
+    return sphere(material, dim, strain, friction=parameter(1.0))
 
 
 def soft(material, dim, strain):
-    return sphere(material, dim, strain, friction=parameter(0.3), softness=parameter(60.0))
+    return sphere(material, dim, strain, friction=parameter(0.3), softness=parameter(40.0))
 
 
 # contact -> its scene, and the states in which a tenth of the particles must be

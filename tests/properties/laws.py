@@ -71,7 +71,7 @@ MATERIALS = {
     "Tait": Row(tait),
     "Newtonian": viscous(laws.Liquid, laws.Newtonian, 2.0, 1.0),
     "KelvinVoigt": viscous(laws.NeoHookean, laws.KelvinVoigt, 2.0, 1.0),
-    "HerschelBulkley": viscous(laws.Liquid, laws.HerschelBulkley, 5.0, 1.0, 0.7, growth=0.05, rate=0.1, kappa=0.5),
+    "HerschelBulkley": viscous(laws.Liquid, laws.HerschelBulkley, 5.0, 1.0, 0.7, growth=0.05, rate=1.0, kappa=0.5),
     "VonMises": plastic(laws.VonMises, 20.0),
     "VonMises, hardening": plastic(laws.VonMises, 20.0, 100.0),
     "DruckerPrager": plastic(laws.DruckerPrager, 30.0, 20.0),
