@@ -120,7 +120,7 @@ def _find(scene: str) -> tuple[Callable, str, str]:
     else:
         names = list_scenes()
         if scene not in names:
-            raise SceneError(f"scene {scene!r} is not known; {suggestion(scene, names)}, or give a script: file.py")
+            raise SceneError(f"scene {scene!r} is not known; {suggestion(scene, names)} A script is given as file.py")
         spec = importlib.util.find_spec(f"diffsim.scenes.{scene}")
         file, wanted, source = Path(spec.origin), "scene", scene
         with blame(str(file), "the script"):

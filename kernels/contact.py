@@ -226,7 +226,8 @@ def apply_wall(axis, side, kind, mu, v):
     """A domain wall on a node velocity v [m/s] -> v', branch code (SEPARATING: not pressed on the wall).
 
     kind SLIP: no normal velocity at all; SEPARATE: none into the wall; both with Coulomb friction mu under pressure.
-    STICKY: v' = 0. NO_WALL: v' = v. ``axis``, ``side`` and ``kind`` may be known only at run time.
+    STICKY: v' = 0. NO_WALL: v' = v. ``axis``, ``side`` and ``kind`` may be known only at run time. A SLIP wall without
+    friction has one branch, SLIDING, whichever way the node moves.
     """
     v_new = v
     code = OFF
@@ -242,6 +243,8 @@ def apply_wall(axis, side, kind, mu, v):
             gain = 1.0
             if v_n < 0.0:
                 code, gain, _ = coulomb(v_n, tau.norm(), mu)
+            elif mu == 0.0:
+                code = SLIDING
             v_new = gain * tau
     return v_new, code
 

@@ -3,8 +3,8 @@
 ``torch.sum`` splits its work by the number of threads, also inside the backward of a broadcast. So a scalar that is
 repeated over the particles goes through ``repeat``.
 
-``ordered_sum`` and ``reduce_rows`` run inside adjoints and are not differentiated again; ``repeat`` is an operator,
-with the sum as its adjoint.
+The kernel ``sum_rows`` has no adjoint kernel: it runs only inside adjoints, which are not differentiated again, and so
+does ``reduce_rows``. ``ordered_sum`` is the adjoint of ``repeat``, and ``objectives.total`` makes it an operator.
 """
 
 import torch

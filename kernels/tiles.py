@@ -10,7 +10,8 @@ follow the occupied volume.
 With k = floor((i + 1) / 4), node i of the grid is held by exactly the tiles k (at local index 0 .. 3) and k - 1
 (4 .. 7) of each axis. So the nodes are updated in blocks of 4^d that share the same 2^d tiles, the *owners*.
 
-Sorting has no derivative: it only chooses an order of summation.
+The kernels here, ``count_particles`` and ``place_particles``, have no adjoint and need none: they compute integers that
+choose the order of summation, which is piecewise constant in the positions and touches results by rounding only.
 """
 
 import itertools

@@ -2,7 +2,8 @@
 
     phi = phi_t(R^T (x - p)),   dphi/dx = R g,   dphi/dp = -R g,   dphi/dR = (x - p) g^T,   g = grad phi_t
 
-There is no adjoint kernel: the forward kernel leaves g, and the adjoint is these formulas (``Distance.backward``).
+There is no adjoint kernel, though the distance is differentiable: the forward kernel leaves g, and the adjoint is these
+formulas (``Distance.backward``).
 
 The distance of a mesh is sampled in a box only. Outside it, with c the nearest point of that box,
 

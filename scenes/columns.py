@@ -124,3 +124,30 @@ def identify(name, build, variable, start, sought, *, frames, width, height, bou
         defaults=defaults,
         color="speed",
     )
+
+
+def identify_fluid(name, fluid, variable, start, sought, *, largest, width, aspect, dim, per_width, time, frames, lr):
+    """``identify`` for a fluid that sticks to the floor, by a parameter that its viscosity grows with.
+
+    Args:
+        fluid: parameter -> material.
+        largest: the largest value that the search may try: the substeps must suit it; a twentieth is the least.
+        per_width: particles along the width.
+        time: duration [s].
+        lr: learning rate of the search.
+    """
+    positive(width=width, aspect=aspect, per_width=per_width, time=time, frames=frames)
+    shape = {"dim": dim, "spacing": width / per_width, "duration": time / frames, "reach": (2 + 2 * aspect) * width}
+    model, _ = column(fluid(largest), width, aspect * width, **shape)
+    return identify(
+        name,
+        lambda value: column(fluid(value), width, aspect * width, substeps=model.substeps, **shape),
+        variable,
+        start,
+        sought,
+        frames=frames,
+        width=width,
+        height=aspect * width,
+        bounds=(0.05 * largest, largest),
+        defaults={"method": "adam", "lr": lr, "iterations": 20},
+    )

@@ -1,7 +1,7 @@
 """Honey: a lump of a viscous liquid spreads under its own weight."""
 
 import diffsim as ds
-from diffsim.scenes.columns import column, identify, positive
+from diffsim.scenes.columns import identify_fluid, positive
 
 
 def scene(
@@ -35,26 +35,25 @@ def scene(
         time: duration [s].
         frames: control steps in it.
     """
-    positive(width=width, aspect=aspect, sound=sound, per_width=per_width, time=time, frames=frames)
-    largest = 2 * max(viscosity, sought_viscosity)
+    positive(sound=sound)
 
     def honey(value):
         return ds.Material(
             ds.materials.Tait(density * sound**2), viscous=ds.materials.Newtonian(value), density=density
         )
 
-    shape = {"dim": dim, "spacing": width / per_width, "duration": time / frames, "reach": (2 + 2 * aspect) * width}
-    # the step must suit every viscosity that the search may try
-    model, _ = column(honey(largest), width, aspect * width, **shape)
-    return identify(
+    return identify_fluid(
         "honey",
-        lambda value: column(honey(value), width, aspect * width, substeps=model.substeps, **shape),
+        honey,
         "viscosity",
         viscosity,
         sought_viscosity,
-        frames=frames,
+        largest=2 * max(viscosity, sought_viscosity),
         width=width,
-        height=aspect * width,
-        bounds=(0.05 * largest, largest),
-        defaults={"method": "adam", "lr": 1.0, "iterations": 20},
+        aspect=aspect,
+        dim=dim,
+        per_width=per_width,
+        time=time,
+        frames=frames,
+        lr=1.0,
     )

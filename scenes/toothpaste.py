@@ -1,7 +1,7 @@
 """Toothpaste: a paste with a yield stress slumps and stops, though nothing supports its sides."""
 
 import diffsim as ds
-from diffsim.scenes.columns import column, identify, positive
+from diffsim.scenes.columns import identify_fluid, positive
 
 
 def scene(
@@ -42,25 +42,24 @@ def scene(
         time: duration [s].
         frames: control steps in it.
     """
-    positive(width=width, aspect=aspect, sound=sound, per_width=per_width, time=time, frames=frames)
-    largest = 1.5 * max(yield_stress, sought_yield)
+    positive(sound=sound)
 
     def paste(value):
         viscous = ds.materials.HerschelBulkley(value, consistency, index, growth=growth, rate=1.0)
         return ds.Material(ds.materials.Tait(density * sound**2), viscous=viscous, density=density)
 
-    shape = {"dim": dim, "spacing": width / per_width, "duration": time / frames, "reach": (2 + 2 * aspect) * width}
-    # the step must suit every yield stress that the search may try
-    model, _ = column(paste(largest), width, aspect * width, **shape)
-    return identify(
+    return identify_fluid(
         "toothpaste",
-        lambda value: column(paste(value), width, aspect * width, substeps=model.substeps, **shape),
+        paste,
         "yield_stress",
         yield_stress,
         sought_yield,
-        frames=frames,
+        largest=1.5 * max(yield_stress, sought_yield),
         width=width,
-        height=aspect * width,
-        bounds=(0.05 * largest, largest),
-        defaults={"method": "adam", "lr": 8.0, "iterations": 20},
+        aspect=aspect,
+        dim=dim,
+        per_width=per_width,
+        time=time,
+        frames=frames,
+        lr=8.0,
     )

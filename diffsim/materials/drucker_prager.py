@@ -5,10 +5,9 @@ import math
 from diffsim.kernels.lang import ti
 from diffsim.kernels.reduction import repeat
 from diffsim.kernels.svd import cofactor, inner, polar, polar_vjp, svd
-from diffsim.materials.law import POISSON, POSITIVE, Law, Plastic, hold
+from diffsim.materials.law import NOT_NEGATIVE, POISSON, POSITIVE, Law, Plastic, hold
 from diffsim.materials.radial_return import deviator, shorten, shorten_vjp
 
-NOT_NEGATIVE = (lambda value: value >= 0, "must not be negative")
 ACUTE = (lambda value: (value > 0) & (value < 90), "must lie between 0 and 90 degrees, both excluded")
 ELASTIC, CONE, APEX = 0, 1, 2
 

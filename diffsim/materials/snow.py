@@ -3,9 +3,8 @@
 from diffsim.kernels.lang import ti
 from diffsim.kernels.svd import inner, isotropic_vjp, svd
 from diffsim.materials import fixed_corotated
-from diffsim.materials.law import Isotropic, hold
+from diffsim.materials.law import NOT_NEGATIVE, Isotropic, hold
 
-NOT_NEGATIVE = (lambda value: value >= 0, "must not be negative")
 SHARE = (lambda value: (value >= 0) & (value < 1), "must be at least 0 and less than 1")
 Corotated = fixed_corotated.Functions
 

@@ -6,10 +6,9 @@ import torch
 
 from diffsim.kernels.lang import ti
 from diffsim.kernels.svd import svd
-from diffsim.materials.law import POISSON, POSITIVE, Law, Plastic, hold, lame
+from diffsim.materials.law import NOT_NEGATIVE, POISSON, POSITIVE, Law, Plastic, hold, lame
 from diffsim.materials.radial_return import deviator, shorten, shorten_vjp
 
-NOT_NEGATIVE = (lambda value: value >= 0, "must not be negative")
 NORM = math.sqrt(2 / 3)  # |dev| of a uniaxial stress of 1; 1/|dev| of a uniaxial plastic strain of 1 is NORM, too
 
 

@@ -220,6 +220,11 @@ class MPM(nn.Module):
         Raises:
             SimulationError: a particle that left the grid, moved more than a cell, inverted or is not finite.
         """
+        if state.q.shape[1] != self.internals:
+            raise SceneError(
+                f"the state has {state.q.shape[1]} internal variables, but the materials of the model need "
+                f"{self.internals}; make it with this model's initial_state"
+            )
         motion, pose = self._motion(state.pose, control)
         start = float(state.time)
         force = self.body_force(state.X, start).to(context.dtype) if self.body_force is not None else None

@@ -62,3 +62,27 @@ def test_the_memory_plan_counts_the_nodes_of_scattered_particles():
     plans = [ds.estimate(model, model.initial_state(x, volume=1e-6), 10) for x in (dense, spread)]
     # an isolated particle has 4 blocks of 16 nodes of 3 numbers for each substep
     assert plans[1].peak_bytes - plans[0].peak_bytes > 300 * 10 * model.substeps * 4 * 16 * 3 * context.dtype.itemsize
+
+
+def test_a_state_of_a_model_with_other_internal_variables_is_refused():
+    def model(plastic):
+        return ds.models.MPM(
+            ds.Grid((16, 16), 1 / 16), [ds.Material(M.Hencky(1e3, 0.3), plastic, density=10.0)], dt=1e-3
+        )
+
+    elastic = model(None)
+    state = elastic.initial_state(torch.full((3, 2), 0.5), volume=1e-3)
+    with pytest.raises(ds.errors.SceneError, match="0 internal variables.*need 1"):
+        model(M.VonMises(1e3, 0.3, 10.0))(state)
+
+
+def test_a_frictionless_slip_wall_has_one_branch():
+    """Its record must not change with the sign of a velocity that is zero but for rounding."""
+    simulation = ds.models.MPM(ds.Grid((16, 16), 1 / 16), [ds.Material(M.NeoHookean(1e3, 0.3), density=10.0)], dt=1e-3)
+    x = torch.tensor([[0.5, 0.13], [0.6, 0.13]], dtype=context.dtype)
+    records = []
+    for side in (1.0, -1.0):
+        simulation.trace = []
+        simulation(simulation.initial_state(x, v=(0.1, side * 1e-3), volume=1e-3))
+        records.append([record[0] for record in simulation.trace])
+    assert records[0] == records[1] != [0] * len(records[0])
