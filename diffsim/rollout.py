@@ -115,7 +115,7 @@ def estimate(model, state, steps: int, *, every: int = 1, memory="2GiB") -> Esti
         substeps * substep_bytes + 2 * state_bytes + 12 * count
     )  # a step's substeps in sorted order, its input, the order
     store = left >= steps * stored
-    kept_bytes = 1.15 * state_bytes  # with its graph and what the allocator loses, measured over 10,000 substeps
+    kept_bytes = 1.2 * state_bytes  # with its graph and what the allocator loses, measured over 10,000 substeps
     snapshots = steps if left >= steps * kept_bytes else int(left // kept_bytes)
     if snapshots < min(2, steps):
         need = work + frames + 3 * state_bytes
