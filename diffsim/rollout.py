@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from diffsim.errors import SceneError, SimulationError
-from diffsim.kernels.tiles import CELLS, NODES
+from diffsim.kernels.tiles import CELLS, NODES, wrap
 
 UNITS = {"": 1, "b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 
@@ -133,10 +133,12 @@ def estimate(model, state, steps: int, *, every: int = 1, memory="2GiB") -> Esti
 def occupied(x, grid) -> tuple[int, int]:
     """Tiles with particles and blocks of nodes that these hold (kernels/tiles.py), and a quarter more for motion."""
     origin = torch.tensor(grid.origin, dtype=x.dtype, device=x.device)
-    tile = torch.floor(((x - origin) / grid.dx - 0.5) / CELLS).long().unique(dim=0)
+    tile = torch.floor(((x - origin) / grid.dx - 0.5) / CELLS).long()
+    blocks = tuple(cells // CELLS for cells in grid.cells)
+    tile = wrap(tile, blocks, grid.periodic).unique(dim=0)
     corners = torch.cartesian_prod(*[torch.arange(2, device=x.device)] * x.shape[1])
-    blocks = (tile[:, None] + corners).reshape(-1, x.shape[1]).unique(dim=0)
-    return math.ceil(1.25 * len(tile)), math.ceil(1.25 * len(blocks))
+    held = wrap(tile[:, None] + corners, blocks, grid.periodic).reshape(-1, x.shape[1]).unique(dim=0)
+    return math.ceil(1.25 * len(tile)), math.ceil(1.25 * len(held))
 
 
 def repetitions(steps: int, snapshots: int) -> int:

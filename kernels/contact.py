@@ -20,7 +20,7 @@ from diffsim.kernels.lang import ti
 from diffsim.kernels.sdf import signed_distance
 
 OFF, SEPARATING, SLIDING, STICKING, SOFT = 0, 1, 2, 3, 4
-NO_WALL, SLIP, SEPARATE, STICKY = 0, 1, 2, 3  # kinds of walls
+NO_WALL, SLIP, SEPARATE, STICKY, PERIODIC = 0, 1, 2, 3, 4  # kinds of walls; along a periodic axis there is none
 LOG_10 = 2.302585092994046  # soft contact reaches to exp(-k phi) = 0.1
 SHORTEST_NORMAL = 1e-3  # of the distance's gradient within the space of motion
 

@@ -2,7 +2,8 @@
 
 Forward sorts the particles into tiles from the user's order, keeps them sorted during the substeps and puts them back.
 Backward recomputes the substep states from the step's input (or takes them from ``store``) and runs the adjoints of
-substep.py in reverse. Sorting is a permutation: its adjoint is the inverse permutation.
+substep.py in reverse. Sorting is a permutation: its adjoint is the inverse permutation. In a periodic box a sorting
+also moves particles by whole periods, which the end of the step takes back: positions stay continuous in time.
 """
 
 from contextlib import contextmanager
@@ -37,7 +38,7 @@ NONE = torch.iinfo(torch.int32).max  # no particle in trouble
 class Setting:
     """What of a control step is not differentiated.
 
-    cells, dx, origin, margin, wall_kinds: the box. dt: substep [s]. substeps: their number. laws: from
+    cells, dx, origin, margin, wall_kinds, periodic: the box. dt: substep [s]. substeps: their number. laws: from
     materials.composite. stretch, internals: whether q starts with F33, and its columns. rows: (n,) row of theta of each
     particle. kinds: (n,) its law. tool_ints, sdf: from tools.pack. trace: None, or a list that receives one record of
     the branches per substep. time [s], step, first_substep: at the start, for messages. store: keep substep states.
@@ -48,6 +49,7 @@ class Setting:
     origin: tuple
     margin: int
     wall_kinds: tuple
+    periodic: tuple
     dt: float
     substeps: int
     laws: type
@@ -153,8 +155,16 @@ class Workspace:
             (setting.dt, setting.dx, setting.rate),
         )
 
-    def sort(self, packed):
-        return sort(packed[:, : self.setting.dim].contiguous(), self.origin, self.setting.cells, self.setting.dx)
+    def sort(self, x):
+        return sort(x, self.origin, self.setting.cells, self.setting.dx, self.setting.periodic)
+
+    def images(self, packed):
+        """Whole periods between each position and the box, (n, d): 0 along an axis that is not periodic."""
+        setting = self.setting
+        low = self.origin + 0.5 * setting.dx  # the first point whose support begins at node 0
+        period = torch.tensor(setting.cells, **self.tensors) * setting.dx
+        images = torch.floor((packed[:, : setting.dim] - low) / period)
+        return images * torch.tensor(setting.periodic, **self.tensors) * period
 
 
 def pack(x, v, C, F, q):
@@ -238,12 +248,15 @@ def advance(packed, work, keep):
     codes = torch.zeros(1, **work.integers)
     segments, segment = [], None
     state, order = packed, None
+    periodic, dim = any(setting.periodic), setting.dim
+    images = packed.new_zeros(len(packed), dim) if periodic else None  # subtracted so far, in the user's order
     clean = torch.full_like(work.flags, NONE)
     clean[SORT] = 0
     for s in range(setting.substeps):
         if segment is None:
+            shift = work.images(state) if periodic else 0
             try:
-                tiles = work.sort(state)
+                tiles = work.sort((state[:, :dim] - shift).contiguous())
             except Outside as outside:
                 particle = outside.particle if order is None else int(order[outside.particle])
                 finite = torch.isfinite(state[outside.particle, : setting.dim]).all()
@@ -253,6 +266,10 @@ def advance(packed, work, keep):
             step_order = tiles.order.long()
             order = step_order if order is None else order[step_order]
             state = torch.index_select(state, 0, step_order, out=states.next())
+            if periodic:
+                shift = shift[step_order]
+                state[:, :dim] -= shift
+                images.index_add_(0, order, shift)
             segment = Segment(order, tiles, [state] if keep else [], [])
             if keep:
                 segments.append(segment)
@@ -283,6 +300,8 @@ def advance(packed, work, keep):
             wrench = wrench + ordered_sum(work.wrench)
             segment = None
     final = scratch("packed", state.shape).index_copy_(0, order, state)
+    if periodic:
+        final[:, :dim] += images
     return final, wrench, segments if keep else None
 
 

@@ -12,7 +12,7 @@ The sums over nodes are kept per owner, so that their order does not depend on t
 is 2 axis for the low and 2 axis + 1 for the high one.
 """
 
-from diffsim.kernels.contact import apply_tool, apply_tool_vjp, apply_wall, apply_wall_vjp
+from diffsim.kernels.contact import PERIODIC, apply_tool, apply_tool_vjp, apply_wall, apply_wall_vjp
 from diffsim.kernels.lang import ti
 from diffsim.kernels.tiles import CELLS, NODES
 from diffsim.kernels.transfer import local_node, with_mass, without_mass
@@ -64,6 +64,17 @@ def distribute(nodes: ti.template(), owners: ti.template(), o, local, value):
 
 
 @ti.func
+def grid_node(owners: ti.template(), o, local, layout: ti.template()):
+    """Coordinates of an owner's node in the grid."""
+    node = local
+    for a in ti.static(range(local.n)):
+        node[a] += owners[o, a]
+        if layout[ti.static(local.n + 1 + 2 * a)] == PERIODIC and node[a] < 0:
+            node[a] += layout[a]
+    return node
+
+
+@ti.func
 def position(node, boundary: ti.template(), dx):
     """World position of a node."""
     x = ti.cast(node, float) * dx
@@ -80,7 +91,9 @@ def wall_side(node, a, layout: ti.template()):
         if a == b:
             i = node[b]
     side = -1
-    if i < layout[node.n]:
+    if layout[node.n + 1 + 2 * a] == PERIODIC:
+        side = -1
+    elif i < layout[node.n]:
         side = 2 * a
     elif i > layout[a] - layout[node.n]:
         side = 2 * a + 1
@@ -221,6 +234,6 @@ def node_velocity_adjoint(
 
 
 __all__ = [
-    "NODES", "TOOL_GRADIENTS", "block_node", "collect", "distribute", "node_velocity", "node_velocity_adjoint",
-    "with_mass", "without_mass",
+    "NODES", "TOOL_GRADIENTS", "block_node", "collect", "distribute", "grid_node", "node_velocity",
+    "node_velocity_adjoint", "with_mass", "without_mass",
 ]  # fmt: skip

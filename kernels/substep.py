@@ -18,10 +18,12 @@ theta, law. nodes: d + 1 values per node of every tile. See tiles.py and grid.py
 
 from diffsim.kernels.arrays import IntegerRows, Integers, Rows, Scalars, Vectors
 from diffsim.kernels.bspline import support
+from diffsim.kernels.contact import PERIODIC
 from diffsim.kernels.grid import (
     block_node,
     collect,
     distribute,
+    grid_node,
     node_velocity,
     node_velocity_adjoint,
 )
@@ -146,7 +148,8 @@ def watch(
         x = (state[p, a] - boundary[a]) * (1.0 / dx)
         if not (x >= 0.5 and x < layout[a] - 0.5):
             if x == x and ti.abs(x) < 1e30:
-                ti.atomic_min(flags[OUTSIDE], p)
+                if layout[ti.static(dim + 1 + 2 * a)] != PERIODIC:
+                    ti.atomic_min(flags[OUTSIDE], p)
             else:
                 ti.atomic_min(flags[NOT_FINITE], p)
         if ti.abs(step[a]) > dx:
@@ -235,9 +238,7 @@ def substep_forward(
                     before = ti.Vector.zero(float, spec.dim)
                     if mass > 0.0:
                         before = without_mass(total) / mass
-                        node = local
-                        for a in ti.static(range(spec.dim)):
-                            node[a] += owners[o, a]
+                        node = grid_node(owners, o, local, layout)
                         v, bits, branches = node_velocity(
                             before, mass, o, node, rate, dx, motion, tool_params, tool_ints, sdf,
                             boundary, layout, wrench, spec,
@@ -372,9 +373,7 @@ def substep_adjoint(
                     mass = before[spec.dim]
                     v = without_mass(before)
                     if mass > 0.0:
-                        node = local
-                        for a in ti.static(range(spec.dim)):
-                            node[a] += owners[o, a]
+                        node = grid_node(owners, o, local, layout)
                         moved, _bits, _branches = node_velocity(
                             v, mass, o, node, rate, dx, motion, tool_params, tool_ints, sdf, boundary, layout, wrench,
                             spec,
@@ -414,9 +413,7 @@ def substep_adjoint(
                     mass = history[number][spec.dim]
                     if mass > 0.0:
                         local = block_node(i, spec.dim)
-                        node = local
-                        for a in ti.static(range(spec.dim)):
-                            node[a] += owners[o, a]
+                        node = grid_node(owners, o, local, layout)
                         v = without_mass(history[number])
                         grad = without_mass(collect(grad_nodes, owners, o, local))
                         grad_v, grad_mass = node_velocity_adjoint(

@@ -8,7 +8,8 @@ needed, and only tiles with particles exist: apart from three integers per block
 follow the occupied volume.
 
 With k = floor((i + 1) / 4), node i of the grid is held by exactly the tiles k (at local index 0 .. 3) and k - 1
-(4 .. 7) of each axis. So the nodes are updated in blocks of 4^d that share the same 2^d tiles, the *owners*.
+(4 .. 7) of each axis. So the nodes are updated in blocks of 4^d that share the same 2^d tiles, the *owners*. Along a
+periodic axis of n cells, node n is node 0 and tile n / 4 is tile 0; node n - 1 belongs to block 0 as its node -1.
 
 The kernels here, ``count_particles`` and ``place_particles``, have no adjoint and need none: they compute integers that
 choose the order of summation, which is piecewise constant in the positions and touches results by rounding only.
@@ -73,18 +74,25 @@ class Tiles:
 
 @ti.kernel
 def count_particles(
-    x: Rows, origin: Scalars, cells: Integers, dx: float, key: Integers, count: Integers, bad: Integers
-):
+    x: Rows, origin: Scalars, cells: Integers, periodic: Integers, dx: float, key: Integers, count: Integers,
+    bad: Integers,
+):  # fmt: skip
     ti.loop_config(serialize=True)
     for p in range(x.shape[0]):
         k = 0
         inside = 1
         for a in range(x.shape[1]):
             u = (x[p, a] - origin[a]) * (1.0 / dx)
-            if not (u >= 0.5 and u < cells[a] - 0.5):  # a NaN too
+            low, high, blocks = 0.5, cells[a] - 0.5, cells[a] // CELLS + 1
+            if periodic[a] == 1:  # wrapped to 0.5 .. cells + 0.5, but for rounding
+                low, high, blocks = -0.5, cells[a] + 1.5, cells[a] // CELLS
+            if not (u >= low and u < high):  # a NaN too
                 inside = 0
                 u = 0.5
-            k = k * (cells[a] // CELLS + 1) + ti.floor(u - 0.5, ti.i32) // CELLS
+            base = ti.floor(u - 0.5, ti.i32)
+            if periodic[a] == 1:
+                base = ti.min(ti.max(base, 0), cells[a] - 1)
+            k = k * blocks + base // CELLS
         if inside == 0 and bad[0] < 0:
             bad[0] = p
         key[p] = k
@@ -102,14 +110,23 @@ def place_particles(key: Integers, position: Integers, compact: Integers, order:
         tile[i] = compact[k]
 
 
-def sort(x, origin, cells, dx):
+def wrap(block, blocks, periodic):
+    """Indices of blocks (..., d) with those of periodic axes brought to 0 .. blocks - 1, in place."""
+    for a in range(len(blocks)):
+        if periodic[a]:
+            block[..., a] %= blocks[a]
+    return block
+
+
+def sort(x, origin, cells, dx, periodic=()):
     """Sort particles into tiles by a stable counting sort.
 
     Args:
-        x: (n, d) positions in the user's order.
+        x: (n, d) positions in the user's order, those along a periodic axis wrapped to 1/2 .. cells + 1/2 cells.
         origin: (d,) position of node 0 [m].
         cells: d ints.
         dx: cell size [m].
+        periodic: whether each axis is; none unless given. Such an axis has a multiple of 4 cells.
 
     Returns:
         Tiles; its order is a function of the positions and their order alone.
@@ -118,12 +135,14 @@ def sort(x, origin, cells, dx):
         Outside: a particle whose support is not inside the grid, or a position that is not finite.
     """
     dim, count = x.shape[1], x.shape[0]
-    blocks = tuple(c // CELLS + 1 for c in cells)
+    periodic = tuple(periodic) or (False,) * dim
+    blocks = tuple(c // CELLS + (0 if p else 1) for c, p in zip(cells, periodic, strict=True))
     integers = {"dtype": torch.int32, "device": context.tensor_device}
     key = torch.empty(count, **integers)
     particles = torch.zeros(torch.Size(blocks).numel(), **integers)
     bad = torch.full((1,), -1, **integers)
-    launch(count_particles, x, origin, torch.tensor(cells, **integers), dx, key, particles, bad)
+    box = torch.tensor([cells, periodic], **integers)
+    launch(count_particles, x, origin, box[0], box[1], dx, key, particles, bad)
     if bad.item() >= 0:
         raise Outside(bad.item())
     used = torch.nonzero(particles).flatten()
@@ -148,11 +167,11 @@ def sort(x, origin, cells, dx):
     corners = torch.tensor(list(itertools.product((0, 1), repeat=dim)), **integers)
     lookup = torch.full(padded, -1, **integers)
     lookup[tuple((coordinates + 1).T.long())] = torch.arange(len(used), **integers)
-    touched = (coordinates[:, None] + 1 + corners).reshape(-1, dim)
+    touched = wrap(coordinates[:, None] + corners, blocks, periodic).reshape(-1, dim) + 1
     mask = torch.zeros(padded, dtype=torch.bool, device=context.tensor_device)
     mask[tuple(touched.T.long())] = True
     owner = torch.nonzero(mask).to(torch.int32)
-    held = owner[:, None] - corners
+    held = wrap(owner[:, None] - 1 - corners, blocks, periodic) + 1
     owners = torch.empty(len(owner), dim + len(corners), **integers)
     owners[:, :dim] = (owner - 1) * CELLS - 1
     owners[:, dim:] = lookup[tuple(held.reshape(-1, dim).T.long())].reshape(len(owner), -1)

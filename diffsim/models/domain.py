@@ -9,6 +9,7 @@ from torch import nn
 from diffsim.errors import SceneError
 
 WALL_KINDS = {"none": 0, "slip": 1, "separating": 2, "sticky": 3}
+PERIODIC = 4  # in place of a wall
 AXES = "xyz"
 
 
@@ -20,11 +21,18 @@ class Grid:
         cells: cells per axis, two or three of them.
         dx: cell size [m].
         origin: position of node 0 [m]; the coordinate origin unless given.
+        periodic: whether the box repeats itself along each axis, or one value for all; such an axis has no walls and a
+            multiple of 4 cells, node ``cells[a]`` being node 0. Positions of particles are not wrapped: they go on
+            beyond the box. Tools act where they are, not at their images.
+
+    Raises:
+        SceneError: a number that does not fit; the message names it.
     """
 
     cells: tuple[int, ...]
     dx: float
     origin: tuple[float, ...] = field(default=())
+    periodic: tuple[bool, ...] = field(default=())
 
     def __post_init__(self):
         if len(self.cells) not in (2, 3) or any(int(c) != c or c < 4 for c in self.cells):
@@ -34,6 +42,14 @@ class Grid:
         origin = tuple(float(o) for o in self.origin) or (0.0,) * len(self.cells)
         if len(origin) != len(self.cells):
             raise SceneError(f"Grid: origin={self.origin!r} has {len(origin)} numbers; cells has {len(self.cells)}")
+        given = (self.periodic,) * len(self.cells) if isinstance(self.periodic, bool) else tuple(self.periodic)
+        periodic = given or (False,) * len(self.cells)
+        if len(periodic) != len(self.cells) or any(p not in (0, 1) for p in periodic):
+            raise SceneError(f"Grid: periodic={self.periodic!r}; give True or False for each of {len(self.cells)} axes")
+        for axis, cells, repeats in zip(AXES, self.cells, periodic, strict=False):
+            if repeats and cells % 4:
+                raise SceneError(f"Grid: {cells} cells along the periodic axis {axis}; give a multiple of 4")
+        object.__setattr__(self, "periodic", tuple(bool(p) for p in periodic))
         object.__setattr__(self, "cells", tuple(int(c) for c in self.cells))
         object.__setattr__(self, "origin", origin)
 
@@ -78,6 +94,7 @@ class Walls(nn.Module):
         if int(margin) != margin or margin < 1:
             raise SceneError(f"Walls: margin={margin!r}; give a whole number of nodes, at least 1")
         self.kinds, self.margin = kinds, int(margin)
+        self.named = tuple(kind) if isinstance(kind, dict) else ()  # sides that were given one by one
         self.coefficients = nn.Module()  # friction by side: x_low, x_high, ...
         for side, value in frictions.items():
             if isinstance(value, nn.Parameter):
@@ -89,8 +106,10 @@ class Walls(nn.Module):
     def sides(dim: int) -> tuple[str, ...]:
         return tuple(f"{AXES[a]}{s}" for a in range(dim) for s in "-+")
 
-    def kind_codes(self, dim: int) -> list[int]:
-        return [WALL_KINDS[self.kinds.get(side, "slip")] for side in self.sides(dim)]
+    def kind_codes(self, grid: Grid) -> list[int]:
+        """The kind of each side of a grid as the kernels know it."""
+        kinds = [WALL_KINDS[self.kinds.get(side, "slip")] for side in self.sides(grid.dim)]
+        return [PERIODIC if grid.periodic[i // 2] else kind for i, kind in enumerate(kinds)]
 
     def friction(self, dim: int, dtype: torch.dtype) -> torch.Tensor:
         """Coefficients per side, shape (2 dim,), differentiable in those that are parameters.

@@ -83,7 +83,13 @@ class MPM(nn.Module):
         # of the particles last seen, and of the tools: shared by all steps of a rollout, whose graph keeps them
         self._labels = self._tool_tables = None
         self.walls = walls if walls is not None else Walls("slip")
-        if 2 * self.walls.margin > min(grid.cells):
+        bounded = [cells for cells, periodic in zip(grid.cells, grid.periodic, strict=True) if not periodic]
+        for index, side in enumerate(self.walls.sides(grid.dim)):
+            if grid.periodic[index // 2] and side in self.walls.named:
+                raise SceneError(
+                    f"MPM: a wall on side {side!r}, but the grid is periodic along {side[0]}: leave it out"
+                )
+        if 2 * self.walls.margin > min(bounded, default=math.inf):
             raise SceneError(
                 f"MPM: walls of margin {self.walls.margin} leave no room in {grid.cells} cells; use fewer nodes"
             )
@@ -206,7 +212,8 @@ class MPM(nn.Module):
         """Whether the support of each position lies inside the grid, (n,)."""
         # the arithmetic of the kernels, so that both agree to the last bit
         u = (x - x.new_tensor(self.grid.origin)) * (1.0 / x.new_tensor(self.grid.dx))
-        return ((u >= 0.5) & (u < x.new_tensor(self.grid.cells) - 0.5)).all(1)
+        within = (u >= 0.5) & (u < x.new_tensor(self.grid.cells) - 0.5)
+        return (within | torch.tensor(self.grid.periodic, device=x.device)).all(1)
 
     def forward(self, state: State, control: Tensor | None = None, *, store: bool = False) -> State:
         """One control step.
@@ -334,7 +341,8 @@ class MPM(nn.Module):
             dx=self.grid.dx,
             origin=self.grid.origin,
             margin=self.walls.margin,
-            wall_kinds=tuple(self.walls.kind_codes(dim)),
+            wall_kinds=tuple(self.walls.kind_codes(self.grid)),
+            periodic=self.grid.periodic,
             dt=self.dt,
             substeps=substeps,
             laws=self.laws,

@@ -9,23 +9,30 @@ from diffsim.kernels.arrays import context
 from diffsim.kernels.reduction import ordered_sum, reduce_rows, repeat
 from diffsim.kernels.tiles import CELLS, NODES, sort, workers
 
-GRIDS = [((16, 16), 1 / 16, (0.0, 0.0)), ((9, 21), 0.3, (-1.0, 2.0)), ((8, 12, 10), 0.1, (0.0, -0.5, 3.0))]
+GRIDS = [  # cells, dx, origin, periodic
+    ((16, 16), 1 / 16, (0.0, 0.0), (False, False)),
+    ((9, 21), 0.3, (-1.0, 2.0), (False, False)),
+    ((8, 12, 10), 0.1, (0.0, -0.5, 3.0), (False, False, False)),
+    ((16, 9), 0.3, (-1.0, 2.0), (True, False)),
+    ((4, 12, 8), 0.1, (0.0, -0.5, 3.0), (True, False, True)),
+]
 
 
-def sorted_particles(cells, dx, origin, count=500):
+def sorted_particles(cells, dx, origin, periodic, count=500):
     """Positions at random among the middle of the grid and its edges, and their tiles."""
     generator = torch.Generator().manual_seed(0)
     u = torch.rand(count, len(cells), generator=generator, dtype=torch.float64)
     u[: count // 2] = (u[: count // 2] * 3 - 1).clamp(0, 1)  # two thirds of these at an edge, per axis
     size, low = torch.tensor(cells, dtype=torch.float64), torch.tensor(origin, dtype=torch.float64)
+    size = torch.where(torch.tensor(periodic), size + 1.0, size)  # a period more of room
     x = (low + dx * (0.51 + u * (size - 1.02))).to(context.dtype)
     base = torch.floor((x - low.to(x)) * (1.0 / dx) - 0.5).long()
-    return base, sort(x, low.to(x), cells, dx)
+    return base, sort(x, low.to(x), cells, dx, periodic)
 
 
-@pytest.mark.parametrize("cells, dx, origin", GRIDS)
-def test_every_particle_lies_in_its_tile_in_the_users_order(cells, dx, origin):
-    base, tiles = sorted_particles(cells, dx, origin)
+@pytest.mark.parametrize("cells, dx, origin, periodic", GRIDS)
+def test_every_particle_lies_in_its_tile_in_the_users_order(cells, dx, origin, periodic):
+    base, tiles = sorted_particles(cells, dx, origin, periodic)
     assert sorted(tiles.order.tolist()) == list(range(len(base)))
     for tile in range(tiles.tile_count):
         first, last = int(tiles.tile_info[tile, 0]), int(tiles.tile_info[tile + 1, 0])
@@ -37,19 +44,21 @@ def test_every_particle_lies_in_its_tile_in_the_users_order(cells, dx, origin):
     assert int(tiles.tile_info[-1, 0]) == len(base)
 
 
-@pytest.mark.parametrize("cells, dx, origin", GRIDS)
-def test_owners_name_every_tile_of_a_node_once_and_at_its_place(cells, dx, origin):
-    _, tiles = sorted_particles(cells, dx, origin)
+@pytest.mark.parametrize("cells, dx, origin, periodic", GRIDS)
+def test_owners_name_every_tile_of_a_node_once_and_at_its_place(cells, dx, origin, periodic):
+    _, tiles = sorted_particles(cells, dx, origin, periodic)
     dim, corners = len(cells), list(itertools.product((0, CELLS), repeat=len(cells)))
+    periods = [cell if p else 10**6 for cell, p in zip(cells, periodic, strict=True)]
     held = {}  # node -> (tile, local index) as the tiles see it
     for tile in range(tiles.tile_count):
         first = tiles.tile_info[tile, 1:].tolist()
         for local in itertools.product(range(NODES), repeat=dim):
-            held.setdefault(tuple(a + b for a, b in zip(first, local, strict=True)), set()).add((tile, local))
+            node = tuple((a + b) % n for a, b, n in zip(first, local, periods, strict=True))
+            held.setdefault(node, set()).add((tile, local))
     owned = {}
     for row in tiles.owners.tolist():
         for local in itertools.product(range(CELLS), repeat=dim):
-            node = tuple(a + b for a, b in zip(row[:dim], local, strict=True))
+            node = tuple((a + b) % n for a, b, n in zip(row[:dim], local, periods, strict=True))
             assert node not in owned
             places = [
                 (t, tuple(a + b for a, b in zip(local, c, strict=True)))
@@ -59,9 +68,9 @@ def test_owners_name_every_tile_of_a_node_once_and_at_its_place(cells, dx, origi
     assert owned == held
 
 
-@pytest.mark.parametrize("cells, dx, origin", GRIDS)
-def test_the_workers_share_all_tiles_and_owners(cells, dx, origin):
-    _, tiles = sorted_particles(cells, dx, origin)
+@pytest.mark.parametrize("cells, dx, origin, periodic", GRIDS)
+def test_the_workers_share_all_tiles_and_owners(cells, dx, origin, periodic):
+    _, tiles = sorted_particles(cells, dx, origin, periodic)
     shares = tiles.shares
     count = workers() if context.device == "cpu" else tiles.owner_count  # on a GPU a thread for each owner
     assert shares.shape == (count + 1, 2) and (shares[1:] >= shares[:-1]).all()
@@ -69,7 +78,7 @@ def test_the_workers_share_all_tiles_and_owners(cells, dx, origin):
 
 
 def test_one_particle_has_one_tile():
-    base, tiles = sorted_particles((16, 16), 1 / 16, (0.0, 0.0), count=1)
+    base, tiles = sorted_particles((16, 16), 1 / 16, (0.0, 0.0), (False, False), count=1)
     assert tiles.tile_count == 1 and tiles.owner_count == 4
 
 
