@@ -1,6 +1,6 @@
-"""MLS-MPM of an elastic block: speed, gradient, memory and compile time of diffsim against warp-lang.
+"""MLS-MPM of an elastic block: speed, gradient, memory and compile time of diffsim against warp-lang and JAX.
 
-    python benchmarks/mpm.py [--quick] [--check] [--threads N] [--rounds N] [--engines diffsim warp] [--out DIR]
+    python benchmarks/mpm.py [--quick] [--check] [--threads N] [--rounds N] [--engines diffsim warp jax] [--out DIR]
 
 Every measurement runs in a child process (``mpm_measure.py``), the engines by turns, so that noise hits both alike.
 Writes mpm.md, mpm.png and mpm.json to benchmarks/results and prints the table; README.md says how to read it.
@@ -24,7 +24,7 @@ import numpy as np
 from mpm_block import CASES, Block
 
 HERE = Path(__file__).parent
-PACKAGES = {"diffsim": ("diffsim", "taichi", "quadrants", "torch"), "warp": ("warp-lang",)}
+PACKAGES = {"diffsim": ("diffsim", "taichi", "quadrants", "torch"), "warp": ("warp-lang",), "jax": ("jax", "jaxlib")}
 SUBSTEPS = 64
 CURVE = (64, 128, 256, 512, 1024, 2048)
 BUDGETS = {"8k": ("64MiB", "2GiB"), "64k": ("512MiB", "2GiB")}
@@ -134,7 +134,7 @@ def usable(lab: Lab, engines: list[str]) -> list[str]:
             lab.measure(engine, "forward", (4, 16), substeps=16, repetitions=0, cache="probe")
             works.append(engine)
         except Failure as failure:
-            hint = " (pip install 'diffsim[bench]')" if engine == "warp" else ""
+            hint = " (pip install 'diffsim[bench]')" if engine != "diffsim" else ""
             print(f"{engine} is left out{hint}: {failure}", flush=True)
     return works
 
@@ -175,10 +175,11 @@ def speeds(lab: Lab, engines: list[str], cases: list[str], rounds: int) -> tuple
                     total["wall"] += run["wall"]
                     total["cpu"] += run["cpu"]
                     total["peak"] = max(total["peak"], run["peak"])
-            if len(engines) == 2 and all("wall" in runs[f"{case} {task} {engine}"] for engine in engines):
-                first, second = (np.load(arrays[engine]).astype(float) for engine in engines)
+            ran = [engine for engine in engines if "wall" in runs[f"{case} {task} {engine}"]]
+            for peer in ran[1:]:
+                first, second = (np.load(arrays[engine]).astype(float) for engine in (ran[0], peer))
                 scale = Block(*CASES[case]).dx if task == "forward" else np.abs(second).max()
-                differences[f"{case} {task}"] = float(np.abs(first - second).max() / scale)
+                differences[f"{case} {task} {peer}"] = float(np.abs(first - second).max() / scale)
     return runs, differences
 
 
@@ -227,7 +228,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--quick", action="store_true", help="8k and 64k only, a short memory curve of 8k")
     parser.add_argument("--check", action="store_true", help="only compare the gradients with finite differences")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of diffsim; warp's CPU backend has one")
+    parser.add_argument(
+        "--threads", type=int, default=os.cpu_count(), help="of diffsim and JAX; warp's CPU backend has one"
+    )
     parser.add_argument("--rounds", type=int, default=3, help="child processes per engine, case and task")
     parser.add_argument("--cases", nargs="+", choices=CASES, help="instead of all")
     parser.add_argument("--engines", nargs="+", choices=PACKAGES, default=list(PACKAGES))

@@ -10,7 +10,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt  # noqa: E402  the backend must be chosen first
 
 TASKS = {"forward": "forward", "gradient": "forward + backward"}
-COLORS = {"diffsim": "tab:blue", "warp": "tab:green"}
+COLORS = {"diffsim": "tab:blue", "warp": "tab:green", "jax": "tab:orange"}
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
@@ -60,7 +60,7 @@ def markdown(results: dict) -> str:
     host = results["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in host["versions"].items())
     parts = [
-        "# MLS-MPM elastic block: diffsim against warp-lang",
+        "# MLS-MPM elastic block: diffsim against warp-lang and JAX",
         f"{host['date']}, {host['cpu']}, {host['cores']} cores, load average {host['load']:.2f} at the start. "
         f"{versions}. diffsim: {host['threads']} threads, kernels by {host['language']}; warp: its CPU backend's one "
         f"thread. f32, {results['substeps']} substeps.",
@@ -84,12 +84,12 @@ def markdown(results: dict) -> str:
     ]
     if results["differences"]:
         rows = [
-            [*key.split(), f"{value:.1e}", "cells" if key.endswith("forward") else "of the largest component"]
+            [*key.split(), f"{value:.1e}", "cells" if " forward " in key else "of the largest component"]
             for key, value in results["differences"].items()
         ]
         parts += [
-            "Largest difference between the engines (final positions, then gradients):",
-            table(["case", "task", "difference", "in"], rows),
+            "Largest difference from the first engine (final positions, then gradients):",
+            table(["case", "task", "engine", "difference", "in"], rows),
         ]
     rows = [[*key.split(), f"{seconds:.1f}"] for key, seconds in results["compile"].items()]
     parts += ["Compile time before the first gradient (8k):", table(["engine", "kernel cache", "s"], rows)]

@@ -16,6 +16,7 @@ from diffsim.errors import GradientError, SimulationError
 from diffsim.kernels.arrays import context, launch
 from diffsim.kernels.grid import TOOL_GRADIENTS
 from diffsim.kernels.memory import block, scratch
+from diffsim.kernels.packing import label_particles, pack, unpack, width
 from diffsim.kernels.reduction import ordered_sum, reduce_rows
 from diffsim.kernels.substep import (
     FLAGS,
@@ -32,6 +33,7 @@ from diffsim.kernels.tiles import CELLS, CHUNK, NODES, Outside, Tiles, sort, wor
 from diffsim.kernels.transfer import SUMS
 
 NONE = torch.iinfo(torch.int32).max  # no particle in trouble
+UNTROUBLED = [NONE] * (FLAGS - 1)
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,9 @@ class Setting:
 
     cells, dx, origin, margin, wall_kinds, periodic: the box. dt: substep [s]. substeps: their number. laws: from
     materials.composite. stretch, internals: whether q starts with F33, and its columns. rows: (n,) row of theta of each
-    particle. kinds: (n,) its law. tool_ints, sdf: from tools.pack. trace: None, or a list that receives one record of
-    the branches per substep. time [s], step, first_substep: at the start, for messages. store: keep substep states.
+    particle. labels: (n, 2) the same and its law, int32. tool_ints, sdf: from tools.pack. trace: None, or a list that
+    receives one record of the branches per substep. time [s], step, first_substep: at the start, for messages. store:
+    keep substep states.
     """
 
     cells: tuple
@@ -56,7 +59,7 @@ class Setting:
     stretch: bool
     internals: int
     rows: torch.Tensor
-    kinds: torch.Tensor
+    labels: torch.Tensor
     tool_count: int
     tool_ints: torch.Tensor
     sdf: torch.Tensor
@@ -119,8 +122,8 @@ class Segment:
 class Workspace:
     """The arrays of one control step that are no state: particle properties in sorted order, nodes, boundary data."""
 
-    def __init__(self, setting, particles, theta, gravity, force, motion, tool_params, friction):
-        self.setting, self.user_particles, self.theta = setting, particles, theta
+    def __init__(self, setting, volume, theta, gravity, force, motion, tool_params, friction):
+        self.setting, self.volume, self.theta = setting, volume, theta
         tensors = {"dtype": context.dtype, "device": context.tensor_device}
         integers = {"dtype": torch.int32, "device": context.tensor_device}
         self.accel = gravity.reshape(1, -1) if force is None else gravity + force
@@ -129,14 +132,19 @@ class Workspace:
         self.layout = torch.tensor([*setting.cells, setting.margin, *setting.wall_kinds], **integers)
         self.origin = torch.tensor(setting.origin, **tensors)
         self.flags = torch.empty(FLAGS, **integers)
+        self.clean = torch.full_like(self.flags, NONE)
+        self.clean[SORT] = 0
+        self.numbers = (setting.dt, setting.dx, setting.rate)
         self.tensors, self.integers = tensors, integers
 
     def enter(self, segment):
         """Arrange the particles' properties and the nodes for a sorting."""
         setting, order, tiles = self.setting, segment.order, segment.tiles
-        self.particles = scratch("particles", self.user_particles.shape)
-        torch.index_select(self.user_particles, 0, order, out=self.particles)
-        self.labels = torch.stack([tiles.tile, setting.rows[order], setting.kinds[order]], 1).to(torch.int32)
+        self.particles = scratch("particles", (len(order), 2))
+        self.labels = scratch("labels", (len(order), 3), torch.int32)
+        launch(
+            label_particles, self.volume, self.theta, setting.labels, tiles.tile, order, self.particles, self.labels
+        )  # fmt: skip
         self.segment_accel = self.accel if self.accel.shape[0] == 1 else self.accel.index_select(0, order)
         self.nodes = scratch("nodes", (tiles.tile_count * NODES**setting.dim, setting.dim + 1))
         slots = len(order) if context.device != "cpu" else workers()
@@ -152,7 +160,7 @@ class Workspace:
             (self.particles, self.labels, self.theta, self.segment_accel),
             (tiles.tile_info, tiles.owners, tiles.shares),
             (self.motion[s], self.tool_params, setting.tool_ints, setting.sdf, self.boundary, self.layout),
-            (setting.dt, setting.dx, setting.rate),
+            self.numbers,
         )
 
     def sort(self, x):
@@ -165,21 +173,6 @@ class Workspace:
         period = torch.tensor(setting.cells, **self.tensors) * setting.dx
         images = torch.floor((packed[:, : setting.dim] - low) / period)
         return images * torch.tensor(setting.periodic, **self.tensors) * period
-
-
-def pack(x, v, C, F, q):
-    """The columns side by side, in scratch."""
-    count = x.shape[0]
-    parts = [x, v, C.reshape(count, -1), F.reshape(count, -1), q]
-    return torch.cat(parts, 1, out=scratch("packed", (count, sum(part.shape[1] for part in parts))))
-
-
-def unpack(packed, dim):
-    count = packed.shape[0]
-    sizes = [dim, dim, dim * dim, dim * dim, packed.shape[1] - 2 * dim - 2 * dim * dim]
-    # copies, even where a view would do: a view of no columns would keep all of ``packed``
-    x, v, C, F, q = (part.clone(memory_format=torch.contiguous_format) for part in packed.split(sizes, 1))
-    return x, v, C.reshape(count, dim, dim), F.reshape(count, dim, dim), q
 
 
 def finite(values):
@@ -223,10 +216,10 @@ class States:
     keep: "" (three that take turns), "work" (each its own, in scratch) or "graph" (each its own).
     """
 
-    def __init__(self, packed, substeps, keep):
-        self.shape, self.keep, self.taken = packed.shape, keep, 0
+    def __init__(self, shape, substeps, keep):
+        self.shape, self.keep, self.taken = shape, keep, 0
         count = substeps + 1 if keep else 3
-        self.memory = block((count, *self.shape)) if keep == "graph" else scratch("states", (count, *self.shape))
+        self.memory = block((count, *shape)) if keep == "graph" else scratch("states", (count, *shape))
 
     def next(self):
         self.taken += 1
@@ -235,51 +228,58 @@ class States:
         return self.memory[(self.taken - 1) % len(self.memory)]
 
 
-def advance(packed, work, keep):
-    """Run the substeps; ``keep`` as in States.
+def sorted_anew(x, work, order, s):
+    """Tiles of positions (n, d), and the whole periods by which they were moved into the box.
 
-    Returns the final state in the user's order, in scratch, the mean wrench, and the segments if kept.
+    ``order`` is the user's index of each of them, None for the user's own order, ``s`` the substep.
     """
-    setting = work.setting
-    states = States(packed, setting.substeps, keep)
-    wrench = packed.new_zeros(max(1, 6 * setting.tool_count))
+    shift = work.images(x) if any(work.setting.periodic) else None
+    try:
+        return work.sort(x.contiguous() if shift is None else x - shift), shift
+    except Outside as outside:
+        particle = outside.particle if order is None else int(order[outside.particle])
+        which = OUTSIDE if torch.isfinite(x[outside.particle]).all() else NOT_FINITE
+        raise trouble(which, particle, x[outside.particle], work.setting, s) from None
+
+
+def advance(parts, work, keep):
+    """Run the substeps from the state ``parts`` = (x, v, C, F, q); ``keep`` as in States.
+
+    Returns the final state in sorted order, in scratch, that order, the mean wrench, and the segments if kept.
+    """
+    setting, dim = work.setting, work.setting.dim
+    count, internals = len(parts[0]), parts[4].shape[1]
+    states = States((count, width(dim, internals)), setting.substeps, keep)
+    wrench = torch.zeros(max(1, 6 * setting.tool_count), **work.tensors)
     spec = specification(setting, setting.trace is not None)
     trace = torch.zeros(TRACES, **work.integers)
     codes = torch.zeros(1, **work.integers)
     segments, segment = [], None
-    state, order = packed, None
-    periodic, dim = any(setting.periodic), setting.dim
-    images = packed.new_zeros(len(packed), dim) if periodic else None  # subtracted so far, in the user's order
-    clean = torch.full_like(work.flags, NONE)
-    clean[SORT] = 0
+    images = torch.zeros(count, dim, **work.tensors) if any(setting.periodic) else None  # taken off, in sorted order
+    state = order = None
     for s in range(setting.substeps):
         if segment is None:
-            shift = work.images(state) if periodic else 0
-            try:
-                tiles = work.sort((state[:, :dim] - shift).contiguous())
-            except Outside as outside:
-                particle = outside.particle if order is None else int(order[outside.particle])
-                finite = torch.isfinite(state[outside.particle, : setting.dim]).all()
-                raise trouble(
-                    OUTSIDE if finite else NOT_FINITE, particle, state[outside.particle], setting, s
-                ) from None
-            step_order = tiles.order.long()
-            order = step_order if order is None else order[step_order]
-            state = torch.index_select(state, 0, step_order, out=states.next())
-            if periodic:
-                shift = shift[step_order]
+            tiles, shift = sorted_anew(parts[0] if state is None else state[:, :dim], work, order, s)
+            if state is None:
+                order = tiles.order
+                state = pack(*parts, order, states.next())
+            else:
+                order = order[tiles.order]
+                state = torch.index_select(state, 0, tiles.order, out=states.next())
+            if images is not None:
+                shift = shift[tiles.order]
                 state[:, :dim] -= shift
-                images.index_add_(0, order, shift)
+                images = images[tiles.order] + shift
             segment = Segment(order, tiles, [state] if keep else [], [])
             if keep:
                 segments.append(segment)
             work.enter(segment)
             if spec.trace:
                 codes = torch.zeros(work.nodes.shape[0], **work.integers)
+            nodes_shape = (segment.tiles.owner_count * CELLS**dim, dim + 1)
         after = states.next()
-        shape = (segment.tiles.owner_count * CELLS**setting.dim, setting.dim + 1)
-        history = block(shape) if keep == "graph" else scratch(f"history {s if keep else 0}", shape)
-        work.flags.copy_(clean)
+        history = block(nodes_shape) if keep == "graph" else scratch(f"history {s if keep else 0}", nodes_shape)
+        work.flags.copy_(work.clean)
         if spec.trace:
             trace.zero_()
         particle, topology, boundary, numbers = work.common(s)
@@ -288,7 +288,7 @@ def advance(packed, work, keep):
             history, work.flags, trace, codes, *numbers, spec,
         )  # fmt: skip
         flags = work.flags.tolist()
-        if flags[NOT_FINITE:] != [NONE] * (FLAGS - 1):
+        if flags[NOT_FINITE:] != UNTROUBLED:
             check_flags(flags, segment, after, setting, s)
         if setting.trace is not None:
             setting.trace.append(trace.tolist())
@@ -297,36 +297,43 @@ def advance(packed, work, keep):
             segment.states.append(state)
             segment.history.append(history)
         if flags[SORT] or s == setting.substeps - 1:
-            wrench = wrench + ordered_sum(work.wrench)
+            if setting.tool_count:
+                wrench = wrench + ordered_sum(work.wrench)
             segment = None
-    final = scratch("packed", state.shape).index_copy_(0, order, state)
-    if periodic:
+    if images is not None:
+        final = scratch("final", state.shape)
+        final.copy_(state)
         final[:, :dim] += images
-    return final, wrench, segments if keep else None
+        state = final
+    return state, order, wrench, segments if keep else None
 
 
-def retreat(grad, grad_wrench, segments, work, named=False):
-    """Run the adjoints. Returns the gradients of the packed state, per particle, and of the boundary per substep.
+def retreat(grads, grad_wrench, segments, work, named=False):
+    """Run the adjoints from the gradients (x, v, C, F, q) of the final state.
 
-    ``grad`` is overwritten: it stands in scratch, as the result does.
+    Returns the gradients of the initial one, those of the particles' properties, and of the boundary per substep.
     """
     setting = work.setting
     dim = setting.dim
     spec = specification(setting, False)
     columns = work.theta.shape[1]
-    per_particle = grad.new_zeros(grad.shape[0], 2 + dim + columns)
-    width = TOOL_GRADIENTS * setting.tool_count + 2 * dim
-    grad_boundary = grad.new_zeros(setting.substeps, width)
+    shape = segments[0].states[0].shape
+    tensors = work.tensors
+    per_particle = torch.zeros(shape[0], 2 + dim + columns, **tensors)
+    boundary_width = TOOL_GRADIENTS * setting.tool_count + 2 * dim
+    grad_boundary = torch.zeros(setting.substeps, boundary_width, **tensors)
+    grad_after, grad_state = scratch("grad after", shape), scratch("grad state", shape)
+    pack(*grads, segments[-1].order, grad_after)
+    if not finite(grad_after):
+        raise GradientError(f"the gradient that reaches control step {setting.step} from behind is not finite")
     s = setting.substeps
-    for segment in reversed(segments):
+    for number, segment in reversed(list(enumerate(segments))):
         work.enter(segment)
         tiles = segment.tiles
         grad_nodes = scratch("grad nodes", work.nodes.shape)
         rows = tiles.owner_count * CELLS**dim if setting.tool_count else 1
         stages = scratch("stages", (rows, max(1, setting.tool_count * (dim + 1))))
-        parts = grad.new_empty(tiles.owner_count, width)
-        grad_after, grad_state = scratch("grad after", grad.shape), scratch("grad state", grad.shape)
-        torch.index_select(grad, 0, segment.order, out=grad_after)
+        parts = torch.empty(tiles.owner_count, boundary_width, **tensors)
         sorted_particle = scratch("sorted particle", per_particle.shape).zero_()
         for i in reversed(range(len(segment.states) - 1)):
             s -= 1
@@ -343,9 +350,15 @@ def retreat(grad, grad_wrench, segments, work, named=False):
                     f"(t = {setting.time + s * setting.dt:.6g} s): shorten the horizon or reduce dt"
                 )
             grad_after, grad_state = grad_state, grad_after
-        grad = scratch("packed", grad.shape).index_copy_(0, segment.order, grad_after)
         per_particle.index_add_(0, segment.order, sorted_particle)
-    return grad, per_particle, grad_boundary
+        if number:  # from the order of this sorting to that of the one before
+            grad_state.index_copy_(0, segment.order.long(), grad_after)
+            torch.index_select(grad_state, 0, segments[number - 1].order, out=grad_after)
+    if not all(finite(result) for result in (grad_after, per_particle, grad_boundary)):
+        if not named:
+            retreat(grads, grad_wrench, segments, work, named=True)  # raises at the substep where it begins
+        raise GradientError(f"the gradient overflows where it is summed over control step {setting.step}")
+    return unpack(grad_after, segments[0].order, dim), per_particle, grad_boundary
 
 
 @contextmanager
@@ -378,8 +391,8 @@ class ControlStep(torch.autograd.Function):
                     f"the state's {name} is {part.dtype}, but diffsim.init set precision={context.precision!r}; "
                     f"convert it with .to({context.dtype})"
                 )
-        work = ControlStep.workspace(setting, volume, theta, gravity, force, motion, tool_params, friction)
-        packed, wrench, segments = advance(pack(x, v, C, F, q), work, "graph" if setting.store else "")
+        work = Workspace(setting, volume, theta, gravity, force, motion, tool_params, friction)
+        state, order, wrench, segments = advance((x, v, C, F, q), work, "graph" if setting.store else "")
         kept = []
         if segments is not None:
             for segment in segments:
@@ -390,13 +403,7 @@ class ControlStep(torch.autograd.Function):
         ctx.setting = setting
         start = () if kept else (x, v, C, F, q)  # the first stored state says the same
         ctx.save_for_backward(volume, theta, gravity, force, motion, tool_params, friction, *(kept or start))
-        return (*unpack(packed, setting.dim), wrench[: 6 * setting.tool_count].reshape(-1, 6))
-
-    @staticmethod
-    def workspace(setting, volume, theta, gravity, force, motion, tool_params, friction):
-        mass = theta[:, -1][setting.rows] * volume
-        particles = torch.stack([mass, volume], 1)
-        return Workspace(setting, particles, theta, gravity, force, motion, tool_params, friction)
+        return (*unpack(state, order, setting.dim), wrench[: 6 * setting.tool_count].reshape(-1, 6))
 
     @staticmethod
     @once_differentiable
@@ -404,7 +411,7 @@ class ControlStep(torch.autograd.Function):
     def backward(ctx, grad_x, grad_v, grad_C, grad_F, grad_q, grad_wrench):
         setting = ctx.setting
         volume, theta, gravity, force, motion, tool_params, friction, *kept = ctx.saved_tensors
-        work = ControlStep.workspace(setting, volume, theta, gravity, force, motion, tool_params, friction)
+        work = Workspace(setting, volume, theta, gravity, force, motion, tool_params, friction)
         if setting.store:
             segments = []
             for length in ctx.lengths:
@@ -415,25 +422,18 @@ class ControlStep(torch.autograd.Function):
             traced, silent = setting.trace, setting
             if traced is not None:
                 silent = work.setting = _without_trace(setting)
-            _, _, segments = advance(pack(*kept), work, "work")
+            *_, segments = advance(kept, work, "work")
             work.setting = silent
         grads = (grad_x, grad_v, grad_C, grad_F, grad_q)
-        grad = pack(*grads)
         tools = setting.tool_count
-        grad_wrench = grad_wrench.contiguous() if tools else grad.new_zeros(1, 6)
-        if not finite(grad):
-            raise GradientError(f"the gradient that reaches control step {setting.step} from behind is not finite")
-        packed, per_particle, grad_boundary = retreat(grad, grad_wrench, segments, work)
-        if not all(finite(result) for result in (packed, per_particle, grad_boundary)):
-            retreat(pack(*grads), grad_wrench, segments, work, named=True)  # raises at the substep where it begins
-            raise GradientError(f"the gradient overflows where it is summed over control step {setting.step}")
-
+        grad_wrench = grad_wrench.contiguous() if tools else grad_v.new_zeros(1, 6)
+        grads, per_particle, grad_boundary = retreat(grads, grad_wrench, segments, work)
         dim = setting.dim
         grad_mass, grad_volume = per_particle[:, 0], per_particle[:, 1]
         grad_accel, grad_theta = per_particle[:, 2 : 2 + dim], per_particle[:, 2 + dim :].clone()
         grad_theta[:, -1] = grad_mass * volume
         grad_volume = grad_volume + grad_mass * theta[:, -1][setting.rows]
-        by_row = reduce_rows(grad_theta, setting.rows.to(torch.int32), theta.shape[0])
+        by_row = reduce_rows(grad_theta, setting.labels[:, 0].contiguous(), theta.shape[0])
         tool_part = grad_boundary[:, : TOOL_GRADIENTS * tools].reshape(setting.substeps, tools, TOOL_GRADIENTS)
         grad_motion = grad_params = None
         if tools:
@@ -443,7 +443,7 @@ class ControlStep(torch.autograd.Function):
         grad_friction = ordered_sum(grad_boundary[:, TOOL_GRADIENTS * tools :])
         return (
             None,
-            *unpack(packed, dim),
+            *grads,
             grad_volume,
             by_row,
             ordered_sum(grad_accel),

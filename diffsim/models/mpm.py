@@ -306,7 +306,7 @@ class MPM(nn.Module):
     @torch.no_grad()  # it runs once only, and a recomputed step must leave the same traces in the graph
     @one_torch_thread()
     def _label(self, material):
-        """Row of theta and index of the law of each particle, (n,) each."""
+        """Row of theta of each particle, (n,), and the same beside the index of its law, (n, 2) int32."""
         count, sizes = len(material), ()
         if self.fused:
             sizes = tuple(max(v.numel() for v in (*m.theta(), m.density)) for m in self.materials)
@@ -319,7 +319,8 @@ class MPM(nn.Module):
                 kinds = torch.tensor(self.laws.kinds, device=material.device)[material]
             else:
                 rows, kinds = torch.arange(count, device=material.device), torch.zeros_like(material)
-            self._labels = (key, rows, kinds)
+            labels = torch.stack([rows, kinds], 1).to(torch.int32)
+            self._labels = (key, rows, labels)
         return self._labels[1:]
 
     def _tables(self, theta):
@@ -335,7 +336,7 @@ class MPM(nn.Module):
     def _substeps(self, state, motion, theta, force, substeps, *, store, first=0):
         dim, dtype = self.grid.dim, context.dtype
         tool_params, tool_ints, sdf = self._tables(theta)
-        rows, kinds = self._label(state.material)
+        rows, labels = self._label(state.material)
         setting = Setting(
             cells=self.grid.cells,
             dx=self.grid.dx,
@@ -349,7 +350,7 @@ class MPM(nn.Module):
             stretch=self.stretch and self.fused,
             internals=state.q.shape[1],
             rows=rows,
-            kinds=kinds,
+            labels=labels,
             tool_count=len(self.tools),
             tool_ints=tool_ints,
             sdf=sdf,
