@@ -23,6 +23,7 @@ SOLIDS = [
     materials.FixedCorotated(E, NU),
     materials.NeoHookean(E, NU),
     materials.Hencky(E, NU),
+    materials.StVenantKirchhoff(E, NU),
     materials.StableNeoHookean(E, NU),
     materials.StableNeoHookean(E, NU, logarithm=False),
     materials.StableNeoHookean.from_coefficients(4 / 3 * MU, LAM + 5 / 6 * MU),

@@ -64,6 +64,7 @@ MATERIALS = {
     "FixedCorotated": elastic(laws.FixedCorotated),
     "NeoHookean": elastic(laws.NeoHookean),
     "Hencky": elastic(laws.Hencky),
+    "StVenantKirchhoff": elastic(laws.StVenantKirchhoff),
     "StableNeoHookean": elastic(laws.StableNeoHookean),
     "StableNeoHookean, no logarithm": elastic(laws.StableNeoHookean, logarithm=False),
     "LinearElastic": elastic(laws.LinearElastic, objective=False, isotropic=False),
