@@ -73,8 +73,8 @@ class StVenantKirchhoff(Isotropic):
     P of a bar under a free stretch s is E s (s^2 - 1)/2, largest in magnitude at s = 1/sqrt(3) and zero at s = 0, so a
     strong load crushes it; take ``NeoHookean`` there. In 2-D (plane strain) E33 = (F33^2 - 1)/2.
 
-    Source: Turek and Hron, Proposal for numerical benchmarking of fluid-structure interaction (2006), for the flag of
-    their CSM tests.
+    Source: Sifakis, FEM simulation of 3D deformable solids (SIGGRAPH 2012 course), section 3.3. It is the law of the
+    flag of Turek and Hron, Proposal for numerical benchmarking of fluid-structure interaction (2006).
     Adjoint, with T = F^T G: G S + F (2 mu sym(T) + lam tr(T) I).
 
     Args:

@@ -123,6 +123,22 @@ LAWS = [
         ("(log_J * log_J * expm1_ratio_slope(y) - unit)", "(log_J * log_J * expm1_ratio_slope(y))"),
     ),
     *mutations(
+        "diffsim/materials/tait.py",
+        TAIT,
+        ("grad_F = grad_psi * theta[2] * e * cofactor(F)", "grad_F = grad_psi * theta[2] * cofactor(F)"),
+        ("grad_e = grad_psi * theta[2] * D", "grad_e = grad_psi * theta[2]"),
+        ("grad_T = grad_psi * (e * D - J_c)", "grad_T = grad_psi * (e * D)"),
+        (
+            "_, _, part = Functions.energy_vjp(grad_psi, whole, J_c,",
+            "_, _, part = Functions.energy_vjp(grad_psi, F, e,",
+        ),
+        ("grad_F = theta[2] * e * cofactor_vjp(grad_P, F)", "grad_F = theta[2] * cofactor_vjp(grad_P, F)"),
+        ("            grad_e = theta[2] * c\n", "            grad_e += theta[2] * c\n"),
+        ("ti.Vector([0.0, 0.0, e * c])", "ti.Vector([0.0, 0.0, c])"),
+        ("ti.Vector([0.0, 0.0, e * c])", "ti.Vector([part[0], part[1], e * c])"),
+        ("torn(q[0] * F_trial.determinant(), theta), 1, 0", "torn(F_trial.determinant(), theta), 1, 0"),
+    ),
+    *mutations(
         "diffsim/materials/series.py",
         TAIT,
         ("0.5 * ti.exp(h) * (S + h / 3 * slope)", "0.5 * ti.exp(h) * S"),

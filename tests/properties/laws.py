@@ -53,6 +53,10 @@ def tait(number):
     return ds.Material(laws.Tait(number(E), number(7.0)), density=number(DENSITY))
 
 
+def tait_limited(number):
+    return ds.Material(laws.Tait(number(E), number(7.0), tension=number(10.0)), density=number(DENSITY))
+
+
 def snow(number):
     return ds.Material(
         laws.Snow(number(E), number(NU), number(2.5e-2), number(7.5e-3), number(10.0)), density=number(DENSITY)
@@ -70,6 +74,7 @@ MATERIALS = {
     "LinearElastic": elastic(laws.LinearElastic, objective=False, isotropic=False),
     "Liquid": elastic(laws.Liquid),
     "Tait": Row(tait),
+    "Tait, limited tension": Row(tait_limited, yields=True),
     "Newtonian": viscous(laws.Liquid, laws.Newtonian, 2.0, 1.0),
     "KelvinVoigt": viscous(laws.NeoHookean, laws.KelvinVoigt, 2.0, 1.0),
     "HerschelBulkley": viscous(laws.Liquid, laws.HerschelBulkley, 5.0, 1.0, 0.7, growth=0.05, rate=1.0, kappa=0.5),
