@@ -77,8 +77,9 @@ class HerschelBulkley(Viscous):
         eta = yield_stress (1 - exp(-m gdot))/gdot + k (gdot^2 + rate^2)^((n - 1)/2).
 
     Two regularizations of the ideal law tau = yield_stress + k gdot^n, whose viscosity is infinite at rest: that of
-    Papanastasiou for the yield stress (exact as m grows; the body creeps at eta = yield_stress m below yield), and that
-    of Bercovier and Engelman for the power (exact as rate falls; it matters only for n other than 1). The stress is
+    Papanastasiou for the yield stress (exact as m grows; the body creeps at eta = yield_stress m below yield), and for
+    the power (exact as rate falls; it matters only for n other than 1) the root gdot^2 + rate^2 in place of gdot^2, as
+    Bercovier and Engelman have it for the yield stress. The stress is
     continuously differentiable at rest, with the tangent 2 eta(0) there. Its limits are
 
         n = 1                       Bingham              yield_stress = 0             power law (that of Carreau)
@@ -86,8 +87,8 @@ class HerschelBulkley(Viscous):
 
     Beside ``Liquid`` or ``Tait``. In 2-D (plane strain) D'33 = -tr(D)/3 counts in gdot.
 
-    Source: Papanastasiou, Flows of materials with yield, J. Rheol. 31 (1987), doi:10.1122/1.549926; Bercovier and
-    Engelman, J. Comput. Phys. 36 (1980), doi:10.1016/0021-9991(80)90163-1.
+    Source: Papanastasiou, Flows of materials with yield, J. Rheol. 31 (1987), doi:10.1122/1.549926; for the root
+    Bercovier and Engelman, J. Comput. Phys. 36 (1980), doi:10.1016/0021-9991(80)90163-1, as later work quotes it.
     Adjoint, with S = G (J F^-T)^T: to L 2 eta dev(sym S) + 4 (eta'/gdot) <S, D'> D' + kappa tr(S) I, eta' in a form
     without cancellation; to F d2J[sigma G].
 
