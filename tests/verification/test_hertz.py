@@ -103,17 +103,25 @@ def test_the_force_on_a_sphere_is_too_large_by_a_gap_that_falls_with_the_cells(r
 
 
 @pytest.mark.slow
-def test_the_force_of_a_sphere_at_rest_is_proportional_to_its_stiffness(record):
-    """dF/dE = F/E at any resolution; dF/d(delta) from the same run, through the way of the plate."""
+def test_the_gradients_of_the_force_on_a_sphere_are_those_of_its_run(record):
+    """dF/dE is F/E but for what the rest depends on the way there; dF/d(delta) through the way of the plate."""
+    cells = 6
     stiffness, way = parameter(E), parameter(5e-3)
-    model, state = half_sphere(6, stiffness)
-    _, approach, push = press(model, state, way)
+    _, approach, push = press(*half_sphere(cells, stiffness), way)
     by_E, by_way = torch.autograd.grad(push, (stiffness, way), retain_graph=True)
     approach_by_E, approach_by_way = torch.autograd.grad(approach, (stiffness, way))
     slope = by_way / approach_by_way
     found = by_E - slope * approach_by_E  # at a given approach
-    print(approach, push, by_E, by_way, approach_by_E, approach_by_way, found, push / E)
-    found, push, slope = found.detach(), push.detach(), slope.detach()
-    record("grad-hertz", "dF/dE", found, push / E, accept=1e-6, how="6 cells to the radius, of the run's own F")
-    how = "6 cells to the radius"
-    record("grad-hertz", "dF/d(delta) [N/m], delta = 5 mm", slope, 4914.435, accept=0.08, how=how)
+    push = push.detach()
+    how = f"{cells} cells to the radius"
+    record("grad-hertz", "dF/dE [N/Pa]", found, push / E, accept=1e-6, how=f"{how}, of the run's own F")
+    # 3/2 F/delta of Hertz at the approach of the run
+    exact = 1.5 * force(approach.item()) / approach.item()
+    record(
+        "grad-hertz", f"dF/d(delta) [N/m], delta = {1e3 * approach.item():.2f} mm", slope, exact, accept=0.08, how=how
+    )
+    with torch.no_grad():
+        pair = [press(*half_sphere(cells, E * (1 + h)), way)[2].item() for h in (1e-4, -1e-4)]
+    print(by_E.item(), (pair[0] - pair[1]) / (2e-4 * E))
+    assert by_E.item() == pytest.approx((pair[0] - pair[1]) / (2e-4 * E), rel=1e-6)
+    assert found.item() == pytest.approx(push.item() / E, rel=0.01)
