@@ -92,7 +92,7 @@ def scene(
     swims = (kinds == BODY).to(context.dtype)
     if melts:
         radius = (x - x.mean(0)).norm(dim=1)
-        model.delays = torch.zeros(len(kinds), dtype=torch.float64)
+        model.delays = torch.zeros(len(kinds), dtype=context.dtype, device=context.tensor_device)
         model.delays[: len(x)] = melts * (1 - radius / radius.max())
     v0 = nn.Parameter(torch.zeros(dim, dtype=context.dtype))
 

@@ -96,6 +96,10 @@ def test_the_force_on_a_sphere_is_too_large_by_a_gap_that_falls_with_the_cells(r
     order = math.log2(errors[0] / errors[1])
     how = f"16 cells to the radius, 4 to the radius of contact; {errors[0]:+.0%} with 8"
     record("hertz", "force [N], delta = 5 mm", at(fine, 0.005), force(0.005), accept=0.1, order=order, how=how)
+    (a, f), (b, g) = fine[1], fine[-1]
+    power = math.log(g / f) / math.log(b / a)
+    record("hertz", "power of F in delta, 2 to 6 mm", power, 1.5, accept=(1.45, 1.55), how=how.partition(";")[0])
+    assert 1.2 < power < 1.5
     gaps = [(p[-1][1] / force(1.0)) ** (2 / 3) - p[-1][0] for p in (coarse, fine)]
     print(coarse, fine, errors, gaps)
     assert 0.3 < order < 1.2 and errors[1] < 0.5
