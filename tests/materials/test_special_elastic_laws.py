@@ -4,7 +4,9 @@ import math
 
 import pytest
 import torch
+from bodies import block, model, parameter
 
+import diffsim as ds
 from diffsim import materials
 from diffsim.errors import SceneError
 from diffsim.kernels import constitutive
@@ -13,6 +15,7 @@ from diffsim.kernels.lang import ti
 from diffsim.materials.composite import combine
 from diffsim.materials.law import pack, stretch
 from diffsim.materials.series import expm1_ratio_slope
+from diffsim.testing import gradcheck
 
 DOUBLE = torch.float64
 EPS = torch.finfo(context.dtype).eps
@@ -207,6 +210,16 @@ def test_a_liquid_without_tension_has_the_slope_of_its_modulus_below_rest_and_no
         F.requires_grad_()
         grad = torch.autograd.grad(law.stress(F)[0, 0, 0], F)[0]
         assert grad[0, 0, 0].item() == pytest.approx(slope, abs=1e-7)
+
+
+@double
+def test_gradients_of_a_rollout_equal_differences_where_a_part_of_the_liquid_is_torn():
+    law = materials.Tait(parameter(1e3), parameter(7.0), tension=parameter(10.0))
+    simulation = model([ds.Material(law, density=parameter(10.0))])
+    report = gradcheck(simulation, block(simulation, strain=0.05), steps=2, entries=2, directions=1, taylor=False)
+    assert report.ok, report
+    assert 0.1 <= report.shares["yielding"] <= 0.9, report
+    assert all(row.switched <= 1 for row in report.rows) and report["materials.0.elastic.tension"].norm > 0, report
 
 
 def test_a_tension_that_cannot_be_is_refused():
