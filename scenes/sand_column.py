@@ -22,9 +22,9 @@ def scene(
 
     Drucker-Prager plasticity with St. Venant-Kirchhoff elasticity in Hencky strains, without cohesion. The metric
     ``run_out`` is the way of the heap's toe in widths, and ``published`` what is measured in plane experiments with
-    sand of the aspect a: 1.2 a for a < 1.8 and 1.9 a^(2/3) for a > 2.8 (Lube et al., Phys. Rev. E 72, 041301 (2005)),
-    here with the change at 2.3; the factor depends on the grains, for glass beads it is 1.8 (Lajeunesse et al., Phys.
-    Fluids 17, 103302 (2005)).
+    sand of the aspect a: 1.2 a for a < 1.8 and 1.9 a^(2/3) for a > 2.8 (Lube et al., Phys. Rev. E 72, 041301 (2005), as
+    quoted by others), here with the change at 2.3. The factor depends on the material and the power on the width of
+    the channel: 0.65 +- 0.05 in narrow and 0.9 +- 0.1 in wide ones (Balmforth and Kerswell, J. Fluid Mech. 538 (2005)).
     The variable ``angle`` is the friction angle [degrees]; the objective is the squared difference of the mean run-out
     from that of sand with ``sought_angle``, as a fraction of its value at the start: which sand made this heap?
 

@@ -1,4 +1,4 @@
-"""Two materials: a soft body falls into a pool of water."""
+"""Two materials: a soft body falls into a pool of water, and may melt there."""
 
 import torch
 from torch import nn
@@ -9,7 +9,15 @@ from diffsim.objectives import center_of_mass
 from diffsim.scenes.bodies import fill_box, fill_mesh, vertical
 from diffsim.scenes.columns import MARGIN, positive, substeps_for
 
-WATER, BODY = 0, 1  # indices of the materials
+WATER, BODY, MELT = 0, 1, 2  # indices of the materials
+
+
+class Melting(ds.models.MPM):
+    """The body turns into a liquid from its surface inwards: ``delays`` (n,) says when each particle does [s]."""
+
+    def forward(self, state, control=None, **options):
+        melts = (state.material == BODY) & (state.time >= self.delays)
+        return super().forward(self.switch(state, MELT, melts) if melts.any() else state, control, **options)
 
 
 def scene(
@@ -22,6 +30,7 @@ def scene(
     nu: float = 0.3,
     density: float = 600.0,
     sound: float = 30.0,
+    melts: float = 0.0,
     resolution: int = 40,
     per_cell: int = 2,
     time: float = 1.0,
@@ -32,6 +41,9 @@ def scene(
     Water by the equation of state of Tait with the viscosity of water. The variable ``v0`` is the velocity of the throw
     [m/s]; the objective is the height of the body at the end [m]: how to throw it so that it stays below?
 
+    With ``melts`` the body melts into a liquid of its own density and the viscosity of castor oil, from its surface
+    inwards; the melt comes up and spreads on the water. The metric ``melted`` is its share at the end.
+
     Args:
         mesh: closed triangle mesh, a file or the name of a shipped one.
         dim: 2 for the mesh's cross-section in plane strain, or 3.
@@ -41,7 +53,8 @@ def scene(
         E: Young's modulus of the body [Pa].
         nu: Poisson's ratio of the body.
         density: of the body [kg/m^3]; water has 1000.
-        sound: speed of sound in the water [m/s].
+        sound: speed of sound in the water and the melt [m/s].
+        melts: time at which the last of the body has melted [s]; 0: it does not.
         resolution: cells along the box, 1 m wide.
         per_cell: particles of a cell along each axis.
         time: duration [s].
@@ -52,10 +65,15 @@ def scene(
     wall = (MARGIN - 1) * dx
     body = ds.Material(ds.materials.NeoHookean(E, nu), density=density)
     water = ds.Material(ds.materials.Tait(1000.0 * sound**2), viscous=ds.materials.Newtonian(1e-3), density=1000.0)
-    substeps = max(substeps_for(part, dx, time / frames) for part in (body, water))
-    model = ds.models.MPM(
+    materials = [water, body]
+    if melts:
+        positive(melts=melts)
+        liquid = ds.materials.Tait(density * sound**2)
+        materials.append(ds.Material(liquid, viscous=ds.materials.Newtonian(1.0), density=density))
+    substeps = max(substeps_for(part, dx, time / frames) for part in materials)
+    model = (Melting if melts else ds.models.MPM)(
         ds.Grid((resolution,) * dim, dx),
-        [water, body],
+        materials,
         dt=time / frames / substeps,
         substeps=substeps,
         gravity=vertical(dim, -9.81),
@@ -72,6 +90,10 @@ def scene(
         material=kinds,
     )
     swims = (kinds == BODY).to(context.dtype)
+    if melts:
+        radius = (x - x.mean(0)).norm(dim=1)
+        model.delays = torch.zeros(len(kinds), dtype=context.dtype, device=context.tensor_device)
+        model.delays[: len(x)] = melts * (1 - radius / radius.max())
     v0 = nn.Parameter(torch.zeros(dim, dtype=context.dtype))
 
     def body_height(frame):
@@ -79,7 +101,8 @@ def scene(
 
     def metrics(path):
         heights = [body_height(frame).item() for frame in path]
-        return {"height": heights[-1], "lowest": min(heights)}
+        melted = (path[-1].material == MELT).sum().item() / len(x)
+        return {"height": heights[-1], "lowest": min(heights)} | ({"melted": melted} if melts else {})
 
     return ds.Scene(
         name="two_materials",

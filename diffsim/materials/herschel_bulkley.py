@@ -1,5 +1,7 @@
 """Herschel-Bulkley viscosity: fluids with a yield stress that thin or thicken in shear."""
 
+import warnings
+
 import torch
 
 from diffsim.kernels.lang import ti
@@ -75,8 +77,9 @@ class HerschelBulkley(Viscous):
         eta = yield_stress (1 - exp(-m gdot))/gdot + k (gdot^2 + rate^2)^((n - 1)/2).
 
     Two regularizations of the ideal law tau = yield_stress + k gdot^n, whose viscosity is infinite at rest: that of
-    Papanastasiou for the yield stress (exact as m grows; the body creeps at eta = yield_stress m below yield), and that
-    of Bercovier and Engelman for the power (exact as rate falls; it matters only for n other than 1). The stress is
+    Papanastasiou for the yield stress (exact as m grows; the body creeps at eta = yield_stress m below yield), and for
+    the power (exact as rate falls; it matters only for n other than 1) the root gdot^2 + rate^2 in place of gdot^2, as
+    Bercovier and Engelman have it for the yield stress. The stress is
     continuously differentiable at rest, with the tangent 2 eta(0) there. Its limits are
 
         n = 1                       Bingham              yield_stress = 0             power law (that of Carreau)
@@ -84,8 +87,8 @@ class HerschelBulkley(Viscous):
 
     Beside ``Liquid`` or ``Tait``. In 2-D (plane strain) D'33 = -tr(D)/3 counts in gdot.
 
-    Source: Papanastasiou, Flows of materials with yield, J. Rheol. 31 (1987), doi:10.1122/1.549926; Bercovier and
-    Engelman, J. Comput. Phys. 36 (1980), doi:10.1016/0021-9991(80)90163-1.
+    Source: Papanastasiou, Flows of materials with yield, J. Rheol. 31 (1987), doi:10.1122/1.549926; for the root
+    Bercovier and Engelman, J. Comput. Phys. 36 (1980), doi:10.1016/0021-9991(80)90163-1, as later work quotes it.
     Adjoint, with S = G (J F^-T)^T: to L 2 eta dev(sym S) + 4 (eta'/gdot) <S, D'> D' + kappa tr(S) I, eta' in a form
     without cancellation; to F d2J[sigma G].
 
@@ -96,11 +99,13 @@ class HerschelBulkley(Viscous):
         growth: m [s], > 0: yielding is sharp for gdot >> 1/m.
         rate: [1/s], > 0: the power holds for gdot >> rate.
         kappa: bulk viscosity [Pa s], >= 0.
+        fastest: largest shear rate that the flow will reach [1/s], >= 0: with n > 1 the viscosity grows with the shear
+            rate, and only this says by how much. It counts in ``viscosity()`` alone.
     """
 
     functions = Functions
 
-    def __init__(self, yield_stress, consistency, index=1.0, *, growth, rate=1e-2, kappa=0.0):
+    def __init__(self, yield_stress, consistency, index=1.0, *, growth, rate=1e-2, kappa=0.0, fastest=None):
         super().__init__()
         hold(self, "yield_stress", yield_stress, NOT_NEGATIVE, " Pa")
         hold(self, "consistency", consistency, NOT_NEGATIVE, " Pa s^n")
@@ -108,11 +113,32 @@ class HerschelBulkley(Viscous):
         hold(self, "growth", growth, POSITIVE, " s")
         hold(self, "rate", rate, POSITIVE, " 1/s")
         hold(self, "kappa", kappa, NOT_NEGATIVE, " Pa s")
+        self.fastest = None
+        if fastest is not None:
+            del self.fastest
+            hold(self, "fastest", fastest, NOT_NEGATIVE, " 1/s")
 
     def viscosity(self) -> torch.Tensor:
-        """4/3 eta + kappa at rest [Pa s], the largest unless n > 1."""
-        eta = self.yield_stress * self.growth + self.consistency * self.rate ** (self.index - 1)
-        return longitudinal(eta, self.kappa)
+        """4/3 eta + kappa [Pa s], eta a bound of d tau/d gdot in shear, which limits dt, up to the rate ``fastest``.
+
+        For n <= 1 it is the viscosity at rest, the largest. For n > 1 the power law's share is that at ``fastest``,
+
+            k (gdot^2 + rate^2)^((n - 3)/2) (rate^2 + n gdot^2),
+
+        and without ``fastest`` that at rest, the smallest, with a warning: there is no bound.
+        """
+        gdot = self.rate * 0 if self.fastest is None else self.fastest
+        thickens = self.index > 1
+        if self.fastest is None and thickens.any():
+            warnings.warn(
+                f"HerschelBulkley: with index {self.index.detach().max().item():g} the viscosity grows with the shear "
+                "rate, but a check of dt sees that at rest alone; give fastest=, the largest shear rate expected [1/s]",
+                stacklevel=2,
+            )
+        base = gdot**2 + self.rate**2
+        power = base ** (0.5 * (self.index - 3)) * (self.rate**2 + self.index * gdot**2)
+        eta = torch.where(thickens, power, self.rate ** (self.index - 1))
+        return longitudinal(self.yield_stress * self.growth + self.consistency * eta, self.kappa)
 
     def theta(self):
         return [self.yield_stress, self.consistency, self.index, self.growth, self.rate, self.kappa]

@@ -45,7 +45,8 @@ class Newtonian(Viscous):
     Cauchy stress of the current configuration: the viscosity of a fluid does not depend on how far it has come. In 2-D
     (plane strain) L33 = 0: dev(D) = D - tr(D)/3 I in the plane.
 
-    Source: Landau and Lifshitz, Fluid Mechanics, section 15, eq. 15.3.
+    Source: the compressible Navier-Stokes equations with both viscosities, as in Landau and Lifshitz, Fluid Mechanics,
+    section 15.
     Adjoint, with S = G (J F^-T)^T: to L 2 eta dev(sym S) + kappa tr(S) I; to F d2J[sigma G].
 
     Args:

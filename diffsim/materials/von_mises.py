@@ -145,9 +145,10 @@ class VonMises(Plastic):
 
     q: in 2-D F33 first; then a, unless ``hardening`` is the number 0, which is perfect plasticity and keeps no a.
 
-    Source: Simo and Hughes, Computational Inelasticity, radial return with linear isotropic hardening, in logarithmic
-    strains as Ma et al., Learning neural constitutive laws (ICML 2023), arXiv:2304.14369, have it for their plasticine
-    (without their floor on the stretches, and with the uniaxial yield stress).
+    Source: the radial return in logarithmic strains of Ma et al., Learning neural constitutive laws (ICML 2023),
+    arXiv:2304.14369, for their plasticine (without their floor on the stretches, and with the uniaxial yield stress);
+    linear isotropic hardening from the consistency condition f = 0, as textbooks have it (Simo and Hughes,
+    Computational Inelasticity; not consulted).
     Adjoint: ``radial_return.shorten_vjp`` with d|dev eps'|/d|dev eps| = (H/3 mu)/(1 + H/3 mu), and d a'/d eps =
     sqrt(2/3)/(1 + H/3 mu) dev/|dev|. At f = 0 the map has a corner; the elastic side counts there.
 

@@ -15,6 +15,7 @@ from diffsim.kernels.control_step import ControlStep, Setting, one_torch_thread
 from diffsim.kernels.reduction import repeat
 from diffsim.materials import prescribed
 from diffsim.materials.composite import combine, compose
+from diffsim.models.change import changed
 from diffsim.models.domain import Grid, Walls
 from diffsim.models.tools import initial_pose, pack, substep_motions
 
@@ -207,6 +208,25 @@ class MPM(nn.Module):
                         "dt",
                         stacklevel=4,
                     )
+
+    def switch(self, state: State, material, mask=None) -> State:
+        """The state with other materials of some particles, as in melting or freezing, between two control steps.
+
+        A particle that changes keeps position, velocity, deformation (F33 too), mass and current volume, and starts
+        from the other material's own internal variables (Jp = 1 of snow, no plastic strain). Where the density changes
+        from rho to rho', the rest volume becomes V0 rho/rho' and F in d dimensions F (rho'/rho)^(1/d). One that has
+        the material already stays as it is. Differentiable in the state and the densities; which particles change, and
+        when, is not.
+
+        Args:
+            material: an index, or (n,). mask: (n,) bool, the particles that change; None: all.
+
+        Raises:
+            DataError: shapes or indices that do not fit. SceneError: the state of another model.
+        """
+        new = changed(self, state, material, mask)
+        self._check_stability(new.material)
+        return new
 
     def inside(self, x: Tensor) -> Tensor:
         """Whether the support of each position lies inside the grid, (n,)."""

@@ -14,7 +14,10 @@ if context.dtype != torch.float64:
     pytest.skip("differences need f64", allow_module_level=True)
 
 # beyond the stable step, so that the viscous parameters count: six substeps are over before anything grows
-pytestmark = pytest.mark.filterwarnings("ignore:.*the viscous number")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*the viscous number"),
+    pytest.mark.filterwarnings("ignore:.*give fastest"),
+]
 
 M = ds.materials
 COUNT = 42

@@ -4,12 +4,18 @@ import math
 
 import pytest
 import torch
+from bodies import block, model, parameter
 
+import diffsim as ds
 from diffsim import materials
 from diffsim.errors import SceneError
+from diffsim.kernels import constitutive
 from diffsim.kernels.arrays import context
 from diffsim.kernels.lang import ti
+from diffsim.materials.composite import combine
+from diffsim.materials.law import pack, stretch
 from diffsim.materials.series import expm1_ratio_slope
+from diffsim.testing import gradcheck
 
 DOUBLE = torch.float64
 EPS = torch.finfo(context.dtype).eps
@@ -23,6 +29,7 @@ SOLIDS = [
     materials.FixedCorotated(E, NU),
     materials.NeoHookean(E, NU),
     materials.Hencky(E, NU),
+    materials.StVenantKirchhoff(E, NU),
     materials.StableNeoHookean(E, NU),
     materials.StableNeoHookean(E, NU, logarithm=False),
     materials.StableNeoHookean.from_coefficients(4 / 3 * MU, LAM + 5 / 6 * MU),
@@ -132,6 +139,92 @@ def test_tait_gradient_by_the_exponent_keeps_its_digits_near_rest():
     a = math.log1p(small)
     series = -E * a * a * (0.5 - 3 * a / 3 + 9 * a * a / 8 - 27 * a**3 / 30 + 81 * a**4 / 144)
     assert found == pytest.approx(series, rel=max(30 * EPS, 1e-13))
+
+
+TENSION = 0.3  # of K = 3 and gamma = 2: beyond J = 1.118
+
+
+def limited(points, d):
+    """States, their J, and which of them lie beyond the cut-off; five at least on each side."""
+    F, e = points.deformations(d)
+    torch.manual_seed(5)
+    F[:2] *= 1.2
+    F[5:7] *= 0.8
+    K, gamma = E + 0.1 * torch.rand(2, len(F), dtype=F.dtype)
+    inputs = dict(F=F, q=points.internal(e, d), K=K, gamma=gamma - 1, tension=torch.full_like(K, TENSION))
+    J = torch.linalg.det(F) * (e if d == 2 else 1)
+    beyond = K / inputs["gamma"] * (1 - J ** -inputs["gamma"]) > TENSION
+    assert beyond.sum() >= 5 and (~beyond).sum() >= 5
+    return inputs, J, beyond
+
+
+def tait_branch(law, F, q):
+    laws = combine(((law.functions, law.own_map),))
+    kind = torch.zeros(len(F), dtype=torch.int32)
+    return constitutive.branch(laws, F, stretch(F, q, 0), pack(law.theta(), len(F)), kind)
+
+
+@both_dimensions
+def test_tait_pressure_is_cut_off_beyond_its_largest_tension_and_the_branch_says_where(d, points):
+    inputs, J, beyond = limited(points, d)
+    F, q = inputs.pop("F"), inputs.pop("q")
+    law, free = materials.Tait(**inputs), materials.Tait(inputs["K"], inputs["gamma"])
+    torch.testing.assert_close(law.stress(F, q)[~beyond], free.stress(F, q)[~beyond], rtol=0, atol=0)
+    tension = (law.stress(F, q) @ F.mT)[beyond, 0, 0] / J[beyond]
+    torch.testing.assert_close(tension, torch.full_like(tension, TENSION), rtol=50 * EPS, atol=0)
+    assert torch.equal(tait_branch(law, F, q) == 1, beyond)
+    assert torch.equal(law.update(F, q)[0], free.update(F, q)[0])
+
+
+@double
+@both_dimensions
+@pytest.mark.parametrize("name", ["F", "q", "K", "gamma", "tension"])
+def test_tait_gradients_equal_differences_on_both_sides_of_the_cut_off(name, d, points):
+    inputs, _, _ = limited(points, d)
+    if inputs[name].numel() == 0:
+        pytest.skip("no internal variables in 3-D")
+    weight = torch.randn_like(inputs["F"])
+
+    def energy(F, q, K, gamma, tension):
+        return materials.Tait(K, gamma, tension=tension).energy(F, q)
+
+    def work(F, q, K, gamma, tension):
+        return (weight * materials.Tait(K, gamma, tension=tension).stress(F, q)).sum((1, 2))
+
+    assert points.gradient_error(energy, inputs, name) < 1e-8
+    assert points.gradient_error(work, inputs, name) < 1e-8
+    leaf = inputs["F"].clone().requires_grad_()
+    P = torch.autograd.grad(energy(**{**inputs, "F": leaf}).sum(), leaf)[0]
+    law = materials.Tait(inputs["K"], inputs["gamma"], tension=inputs["tension"])
+    torch.testing.assert_close(P, law.stress(inputs["F"], inputs["q"]), rtol=1e-12, atol=1e-12)
+
+
+@double
+@both_dimensions
+def test_a_liquid_without_tension_has_the_slope_of_its_modulus_below_rest_and_none_above(d):
+    """At J = 1 itself the side of the equation of state counts."""
+    law = materials.Tait(E, 2.0, tension=0.0)
+    for J, slope in [(1 - 1e-9, E), (1.0, E), (1 + 1e-9, 0.0)]:
+        F = torch.eye(d, dtype=context.dtype)[None].clone()
+        F[0, 0, 0] = J
+        F.requires_grad_()
+        grad = torch.autograd.grad(law.stress(F)[0, 0, 0], F)[0]
+        assert grad[0, 0, 0].item() == pytest.approx(slope, abs=1e-7)
+
+
+@double
+def test_gradients_of_a_rollout_equal_differences_where_a_part_of_the_liquid_is_torn():
+    law = materials.Tait(parameter(1e3), parameter(7.0), tension=parameter(10.0))
+    simulation = model([ds.Material(law, density=parameter(10.0))])
+    report = gradcheck(simulation, block(simulation, strain=0.05), steps=2, entries=2, directions=1, taylor=False)
+    assert report.ok, report
+    assert 0.1 <= report.shares["yielding"] <= 0.9, report
+    assert all(row.switched <= 1 for row in report.rows) and report["materials.0.elastic.tension"].norm > 0, report
+
+
+def test_a_tension_that_cannot_be_is_refused():
+    with pytest.raises(SceneError, match="tension is -1 Pa; it must be 0 or greater"):
+        materials.Tait(1.0, tension=-1.0)
 
 
 def test_stable_neo_hookean_is_defined_and_pushes_back_for_flat_and_inverted_bodies():

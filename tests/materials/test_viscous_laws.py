@@ -69,6 +69,7 @@ def test_stress_vjp_equals_differences(law, d, points):
 
 
 @double
+@pytest.mark.filterwarnings("ignore:.*give fastest")
 @both_dimensions
 @pytest.mark.parametrize("index", [0.5, 1.0, 1.5])
 def test_herschel_bulkley_gradient_at_rest_is_that_of_its_largest_viscosity(index, d):
@@ -217,9 +218,34 @@ def test_herschel_bulkley_tends_to_bingham_and_to_the_power_law():
     assert errors[0] / errors[1] == pytest.approx(4, rel=1e-3)
 
 
+@double
+@pytest.mark.parametrize("index", [0.5, 1.0, 1.5, 4.0])
+def test_herschel_bulkley_viscosity_bounds_the_tangent_up_to_the_fastest_shear_rate(index):
+    """3/4 of it is d tau/d gdot where that is largest, at rest or at the end, but for the sum of two maxima."""
+    options = dict(growth=3.0, rate=0.1, fastest=5.0)
+    L = torch.zeros(400, 3, 3, dtype=DOUBLE)
+    L[:, 0, 1] = gdot = torch.linspace(1e-9, 5.0, 400, dtype=DOUBLE, requires_grad=True)
+    F = torch.eye(3, dtype=DOUBLE).repeat(400, 1, 1)
+
+    def steepest(law):
+        return torch.autograd.grad(law.stress(F, None, L)[:, 0, 1].sum(), gdot, retain_graph=True)[0].max().item()
+
+    power = materials.HerschelBulkley(0.0, 0.7, index, **options)
+    assert 0.75 * power.viscosity().item() == pytest.approx(steepest(power), rel=1e-12)
+    both = materials.HerschelBulkley(2.0, 0.7, index, **options)
+    assert 0.75 * both.viscosity().item() >= steepest(both)
+
+
+def test_a_fluid_that_thickens_says_that_its_viscosity_has_no_bound():
+    law = materials.HerschelBulkley(1.0, 2.0, 1.5, growth=1.0, rate=0.25)
+    with pytest.warns(UserWarning, match="index 1.5 .* give fastest="):
+        assert law.viscosity().item() == pytest.approx(4 / 3 * (1.0 + 2.0 * 0.5))
+
+
 @pytest.mark.parametrize(
     "make, words",
     [
+        (lambda: materials.HerschelBulkley(1.0, 1.0, 1.5, growth=1.0, fastest=-1.0), "fastest is -1 1/s"),
         (lambda: materials.Newtonian(-1.0), "eta is -1 Pa s; it must be 0 or greater"),
         (lambda: materials.KelvinVoigt(1.0, -2.0), "kappa is -2 Pa s"),
         (lambda: materials.KelvinVoigt.from_relaxation_time(-1.0, 1.0, 0.3), "time is -1 s"),

@@ -49,8 +49,17 @@ def viscous(solid, law, *parameters, **options):
     return Row(make)
 
 
+def st_venant_kirchhoff(number):
+    """With nu = 0.25, as with NU a derivative that docs/gradient_matrix.py compares happens to vanish."""
+    return ds.Material(laws.StVenantKirchhoff(number(E), number(0.25)), density=number(DENSITY))
+
+
 def tait(number):
     return ds.Material(laws.Tait(number(E), number(7.0)), density=number(DENSITY))
+
+
+def tait_limited(number):
+    return ds.Material(laws.Tait(number(E), number(7.0), tension=number(10.0)), density=number(DENSITY))
 
 
 def snow(number):
@@ -64,11 +73,13 @@ MATERIALS = {
     "FixedCorotated": elastic(laws.FixedCorotated),
     "NeoHookean": elastic(laws.NeoHookean),
     "Hencky": elastic(laws.Hencky),
+    "StVenantKirchhoff": Row(st_venant_kirchhoff),
     "StableNeoHookean": elastic(laws.StableNeoHookean),
     "StableNeoHookean, no logarithm": elastic(laws.StableNeoHookean, logarithm=False),
     "LinearElastic": elastic(laws.LinearElastic, objective=False, isotropic=False),
     "Liquid": elastic(laws.Liquid),
     "Tait": Row(tait),
+    "Tait, limited tension": Row(tait_limited, yields=True),
     "Newtonian": viscous(laws.Liquid, laws.Newtonian, 2.0, 1.0),
     "KelvinVoigt": viscous(laws.NeoHookean, laws.KelvinVoigt, 2.0, 1.0),
     "HerschelBulkley": viscous(laws.Liquid, laws.HerschelBulkley, 5.0, 1.0, 0.7, growth=0.05, rate=1.0, kappa=0.5),

@@ -36,6 +36,7 @@ def test_the_gradient_by_the_parameter_of_the_material_equals_differences(name):
         ("dam_break", {"per_width": 6, "time": 0.01, "frames": 2}),
         ("snowball", {"particles": 60, "resolution": 16, "frames": 30, "speed": 30.0}),  # crushed in the sixth step
         ("two_materials", {"resolution": 16, "frames": 100, "height": 0.42}),
+        ("two_materials", {"resolution": 16, "frames": 100, "height": 0.42, "melts": 0.1}),  # a third in six steps
     ],
 )
 def test_the_gradient_by_the_start_of_a_scene_equals_differences(name, options):

@@ -135,3 +135,18 @@ def test_an_option_out_of_range_is_refused_in_one_line_that_names_it(name, optio
     with pytest.raises(error, match=word) as refusal:
         ds.load(name, **{**SMALL[name], **options})
     assert "\n" not in str(refusal.value)
+
+
+def test_a_body_that_melts_becomes_a_liquid_that_spreads_on_the_water():
+    wide = {}
+    for melts in (0.0, 0.4):
+        scene = ds.load("two_materials", resolution=16, frames=50, height=0.4, melts=melts)
+        with torch.no_grad():
+            path = scene.rollout()
+        swims = path[0].material == 1
+        wide[melts] = path[-1].x[swims, 0].std() / path[0].x[swims, 0].std()
+        last = path[-1].material[swims]
+        assert (last == (2 if melts else 1)).all() and scene.measure(path).get("melted", 1.0) == 1.0
+        F = path[-1].F[swims]
+        assert ((F[:, 0, 1] == 0).all() and (F[:, 0, 0] == F[:, 1, 1]).all()) == bool(melts)
+    assert wide[0.4] > 1.1 * wide[0.0]

@@ -63,3 +63,20 @@ def test_simple_shear_meets_the_table_and_the_closed_form(law, tables, record):
             record("constitutive-points", f"P12, {law.__name__}, shear 1", shear_stress, SHEAR[law](shear), accept=1e-9)
         significant = 7 - math.floor(math.log10(expected))  # this table gives eight significant digits
         assert abs(shear_stress - expected) <= half_digit(expected, significant)
+
+
+@pytest.mark.parametrize("stretch", [0.5, 0.8, 1.1, 2.0])
+def test_st_venant_kirchhoff_meets_its_closed_forms(stretch):
+    """Not in the collection: P11 = E s (s^2 - 1)/2 under free lateral stretches, and shear from S = 2 mu E + lam tr E.
+
+    E11 = (s^2 - 1)/2 and E22 = E33 = -nu E11 as in a bar of linear elasticity.
+    """
+    law, green = materials.StVenantKirchhoff(1.0, 0.3), (stretch**2 - 1) / 2
+    lateral = math.sqrt(1 - 0.6 * green)
+    P = law.stress(torch.diag(torch.tensor([stretch, lateral, lateral], dtype=context.dtype))[None])[0]
+    assert abs(P[1, 1].item()) < (1e-14 if DOUBLE else 1e-6)
+    assert P[0, 0].item() == pytest.approx(stretch * green, rel=1e-9 if DOUBLE else 1e-5)
+    F = torch.eye(3, dtype=context.dtype)[None].clone()
+    F[0, 0, 1] = shear = stretch
+    expected = MU * shear * (1 + shear**2) + LAM * shear**3 / 2
+    assert law.stress(F)[0, 0, 1].item() == pytest.approx(expected, rel=1e-9 if DOUBLE else 1e-5)

@@ -1,8 +1,8 @@
 """`incline-friction`, `sliding-stop`, `grad-friction`: a block on the Coulomb floor of the box, in plane strain.
 
 The floor is the wall y-; gravity is tilted. The closed forms are those of a rigid block. Near the limit of sticking
-(30 degrees with mu = 0.5 and 0.6) the nodes of the contact slip one after the other; docs/verification.md has the
-figures.
+(30 degrees with mu = 0.5 and 0.6) the block must be damped well, or it trembles and creeps; docs/verification.md has
+the figures.
 """
 
 import math
@@ -19,17 +19,19 @@ if context.dtype != torch.float64:
 
 G, DX, WALL = 9.81, 0.025, 2 * 0.025
 STEP, SUBSTEPS = 1e-2, 25
+RELAXATION = 5e-4  # [s] of the damping: a rigid block has no waves
 
 
-def block(mu, angle):
-    """Model and state of the block 0.2 x 0.1 on the floor, without stress."""
-    damping = ds.materials.KelvinVoigt.from_relaxation_time(5e-4, 1e6, 0.3)  # a rigid block has no waves
+def block(mu, angle, relaxation=RELAXATION):
+    """Model and state of the block 0.2 x 0.1 on the floor, without stress; the damping limits the substep."""
+    damping = ds.materials.KelvinVoigt.from_relaxation_time(relaxation, 1e6, 0.3)
+    substeps = round(SUBSTEPS * max(1, relaxation / RELAXATION))
     solid = ds.Material(ds.materials.NeoHookean(1e6, 0.3), viscous=damping, density=1000.0)
     model = ds.models.MPM(
         ds.Grid((90, 14), DX),
         [solid],
-        dt=STEP / SUBSTEPS,
-        substeps=SUBSTEPS,
+        dt=STEP / substeps,
+        substeps=substeps,
         gravity=torch.stack([G * angle.sin(), -G * angle.cos()]),
         walls=ds.Walls({"y-": "separating"}, friction={"y-": mu}),
     )
@@ -38,12 +40,12 @@ def block(mu, angle):
     return model, model.initial_state(x, volume=s * s)
 
 
-def slide(mu, angle=0.0, v0=0.0, steps=100):
+def slide(mu, angle=0.0, v0=0.0, steps=100, relaxation=RELAXATION):
     """Mean displacement [m] along the floor after steps of 10 ms, and all states; the block first comes to rest."""
     mu, angle, v0 = (torch.as_tensor(value, dtype=torch.float64) for value in (mu, angle, v0))
     with torch.no_grad():
-        start = ds.rollout(*block(torch.tensor(10.0, dtype=torch.float64), angle), steps=20)[-1]
-    model, _ = block(mu, angle)
+        start = ds.rollout(*block(torch.tensor(10.0, dtype=torch.float64), angle, relaxation), steps=20)[-1]
+    model, _ = block(mu, angle, relaxation)
     v = torch.stack([v0, torch.zeros_like(v0)]).expand(len(start.x), 2)
     path = ds.rollout(model, start._replace(v=v.contiguous()), steps=steps)
     return (path[-1].x - start.x)[:, 0].mean(), path
@@ -65,19 +67,20 @@ def test_a_block_sticks_well_below_the_angle_of_friction(record):
 
 
 @pytest.mark.slow
-def test_near_the_limit_of_sticking_the_nodes_of_a_block_slip_one_after_the_other(record):
-    """The wall acts on each node by itself: one that carries little weight slips while its neighbors hold.
+def test_near_the_limit_of_sticking_a_block_sticks_or_slides_when_its_vibrations_are_damped(record):
+    """A relaxation time of 2 ms damps its lowest vibrations to 0.3 (shear) and 0.6 (up and down) of critical.
 
-    The bounds asserted here say how far the block goes; those of the collection are not met.
+    With 0.5 ms, a quarter of that, it creeps.
     """
     angle = math.radians(30)
     with torch.no_grad():
-        slow, creep = slide(0.5, angle)[0], slide(0.6, angle)[0]
+        slow, creep = (slide(mu, angle, relaxation=2e-3)[0] for mu in (0.5, 0.6))
+        trembling = slide(0.6, angle)[0]
     exact = G * (math.sin(angle) - 0.5 * math.cos(angle)) / 2
-    record("incline-friction", "way in 1 s [m], 30 degrees, mu = 0.5", slow, exact, accept=0.01)
-    record("incline-friction", "creep in 1 s [m], 30 degrees, mu = 0.6", creep, 0.0, accept=1e-3)
-    assert slow.item() == pytest.approx(exact, rel=0.03)
-    assert 0 <= creep < 0.1
+    how = f"relaxation time of the block 2 ms; with 0.5 ms it creeps {100 * trembling.item():.1f} cm at mu = 0.6"
+    assert record("incline-friction", "way in 1 s [m], 30 degrees, mu = 0.5", slow, exact, accept=0.01, how=how).met
+    assert record("incline-friction", "creep in 1 s [m], 30 degrees, mu = 0.6", creep, 0.0, accept=1e-3, how=how).met
+    assert 0.02 < trembling < 0.1
 
 
 def test_a_sliding_block_stops_where_and_when_coulomb_says(record):
