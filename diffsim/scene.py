@@ -134,7 +134,15 @@ class Scene:
             raise SceneError(f"scene {self.name!r}: the controls of step {step} are not finite; check what sets them")
         return state, controls
 
-    def rollout(self, memory: str = "2GiB", steps: int | None = None, progress=None, start: tuple | None = None):
+    def rollout(
+        self,
+        memory: str = "2GiB",
+        steps: int | None = None,
+        progress=None,
+        start: tuple | None = None,
+        truncate: int | None = None,
+        frozen: int = 0,
+    ):
         """Simulate the scene; differentiable in its variables.
 
         Args:
@@ -142,6 +150,8 @@ class Scene:
             steps: control steps, when other than the scene's.
             progress: as in ``diffsim.rollout``.
             start: what ``self.start()`` returned, when the caller has it already.
+            truncate: let gradients pass back through at most so many control steps, as ``diffsim.rollout`` does.
+            frozen: give the first so many steps no gradient: neither their controls nor what came before them.
 
         Returns:
             The ``Trajectory``.
@@ -150,11 +160,12 @@ class Scene:
             SceneError: more steps than controls.
             SimulationError: the simulation left its domain.
         """
-        from diffsim.rollout import rollout
+        from diffsim.rollout import rollout, windows
 
         steps = self.steps if steps is None else steps
         if steps < 1:
             raise SceneError(f"scene {self.name!r}: steps={steps}; it must be at least 1")
+        detach = windows(steps, truncate) | ({frozen} if frozen else set())
         state, controls = self.start() if start is None else start
         if controls is not None and controls is not self.policy:
             if len(controls) < steps:
@@ -162,8 +173,19 @@ class Scene:
                     f"scene {self.name!r}: {len(controls)} rows of controls for {steps} steps; lower steps"
                 )
             controls = controls[:steps]
+            if frozen:
+                import torch
+
+                controls = torch.cat([controls[:frozen].detach(), controls[frozen:]])
         return rollout(
-            self.model, state, controls=controls, steps=steps, every=self.every, memory=memory, progress=progress
+            self.model,
+            state,
+            controls=controls,
+            steps=steps,
+            every=self.every,
+            memory=memory,
+            progress=progress,
+            detach=detach,
         )
 
     def loss(self, path: Trajectory) -> Tensor:
