@@ -190,6 +190,7 @@ def rollout(
     memory="2GiB",
     progress: Callable | None = None,
     detach: Collection[int] = (),
+    frozen: int = 0,
 ) -> Trajectory:
     """Run ``steps`` control steps.
 
@@ -203,6 +204,7 @@ def rollout(
         progress: called with the number of steps done, in the first forward run only.
         detach: steps, counted from 0, whose initial state is taken as a constant: no gradient passes back through it.
             What is computed is the same; the gradient is exact within each part. See ``windows``.
+        frozen: the first so many steps get no gradient, neither their controls nor the initial state.
 
     Returns:
         Trajectory.
@@ -234,9 +236,11 @@ def rollout(
 
     def step(state, number):
         nonlocal done
-        if number in detach:
+        if number in detach or (number and number == frozen):
             state = kind(*(value.detach() for value in state))
         control = controls(state, number) if callable(controls) else None if controls is None else controls[number]
+        if number < frozen:
+            control = control if control is None else control.detach()
         try:
             after = model(state, control, **options)
         except SimulationError as error:

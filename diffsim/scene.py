@@ -165,7 +165,7 @@ class Scene:
         steps = self.steps if steps is None else steps
         if steps < 1:
             raise SceneError(f"scene {self.name!r}: steps={steps}; it must be at least 1")
-        detach = windows(steps, truncate) | ({frozen} if frozen else set())
+        detach = windows(steps, truncate)
         state, controls = self.start() if start is None else start
         if controls is not None and controls is not self.policy:
             if len(controls) < steps:
@@ -173,10 +173,6 @@ class Scene:
                     f"scene {self.name!r}: {len(controls)} rows of controls for {steps} steps; lower steps"
                 )
             controls = controls[:steps]
-            if frozen:
-                import torch
-
-                controls = torch.cat([controls[:frozen].detach(), controls[frozen:]])
         return rollout(
             self.model,
             state,
@@ -186,6 +182,7 @@ class Scene:
             memory=memory,
             progress=progress,
             detach=detach,
+            frozen=frozen,
         )
 
     def loss(self, path: Trajectory) -> Tensor:

@@ -34,7 +34,7 @@ KINDS = [
 ]
 NAMES = [f"{method}-{number}" for number, (method, _, _) in enumerate(KINDS)]
 
-# Kills itself at every 11th write to the disk. The interpreter forks, so that its imports are paid once; nothing is
+# Kills itself at ever later writes to the disk. The interpreter forks, so that its imports are paid once; nothing is
 # really brought to the disk, which would take the most of the time: a kill, unlike a power cut, needs none of it.
 VICTIM = """
 import json, os, signal, sys
@@ -60,7 +60,7 @@ def counted(function):
 for number, (method, options, more) in enumerate(kinds):
     point, status = 0, None
     while status is None or os.WIFSIGNALED(status):
-        point += 11
+        point += 5 + point // 3
         child = os.fork()
         if child == 0:
             left = point

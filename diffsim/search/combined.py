@@ -34,7 +34,9 @@ class Hybrid:
         """Both parts, resuming in the one that was interrupted; returns why the last one stopped."""
         switch = first + self.switch
         if iterations <= switch:
-            raise SceneError(f"method 'hybrid' needs more than switch={self.switch} iterations; give more, or a lower switch")
+            raise SceneError(
+                f"method 'hybrid' needs more than switch={self.switch} iterations; give more, or a lower switch"
+            )
         patience, problem.patience = problem.patience, None  # it counts within the second part
         self.explore.run(problem, switch, first)
         problem.patience = patience

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 from diffsim import errors
 from diffsim.errors import DataError, SceneError
@@ -142,7 +143,8 @@ class Processes:
         for process in self._processes:
             process.kill()
             process.wait()
-            process.stdin.close()
+            with suppress(BrokenPipeError):  # of a job that was never read
+                process.stdin.close()
             process.stdout.close()
         self._processes.clear()
 

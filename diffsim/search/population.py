@@ -151,7 +151,9 @@ class Consensus(Population):
             if not value > 0:
                 raise SceneError(f"option {name}={value}; it must be positive")
         if not 0 <= diffusion**2 < 2 * drift:
-            raise SceneError(f"option diffusion={diffusion}; its square must be below 2 drift, {2 * drift}, to contract")
+            raise SceneError(
+                f"option diffusion={diffusion}; its square must be below 2 drift, {2 * drift}, to contract"
+            )
         self.population, self.sigma, self.alpha = population, sigma, alpha
         self.drift, self.diffusion, self.dt = drift, diffusion, dt
 
