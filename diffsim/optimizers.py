@@ -14,14 +14,15 @@ from diffsim.search.population import Cma, Consensus
 
 # Of the package pytorch_optimizer, those that are free for commercial use (Fromage and Nero are not), step from a
 # gradient alone, and continue from their saved state with the same bits; torch's own go before those of the same name.
-EXTRA = """
+_NAMES = """
     a2grad accsgd adabelief adabound adagc adai adalite adamc adamg adamod adamp adams adamwsn adan adanorm adapnm
     adasmooth adatam ademamix adopt aggmo aida alice amos ano apollo apollodqn avagrad bcos came conda dadaptadagrad
     dadaptadam dadaptadan dadaptlion dadaptsgd dash diffgrad dualadam emofact emolynx emonavi exadam fira flashadamw
     focus ftrl galore grams gravity grokfastadamw kate lamb laprop lars lion madgrad magma mars msvag novograd padam pid
     pnm prodigy qhm racs rose sara schedulefreeadamw schedulefreeradam schedulefreesgd sgdp sgdsai sgdw shampoo signsgd
     simplifiedademamix sm3 soap spam splus srmm stableadamw stablespam swats tam tiger vsgd yogi
-""".split()
+"""
+EXTRA = tuple(_NAMES.split())
 POPULATIONS = {"cma": Cma, "consensus": Consensus}
 COMBINED = {"hybrid": Hybrid, "multi_start": MultiStart, "expanding": Horizon}
 

@@ -100,8 +100,8 @@ def test_a_population_finds_the_bottom_of_a_bowl(method):
     goal = torch.linspace(-0.6, 0.7, push.numel(), dtype=push.dtype).reshape(push.shape)
     scene.objective = lambda path: (push - goal).square().sum() + 0 * path.x.sum()
     scene.bounds = {"push": (-1.0, 1.0)}
-    population = 12 if method == "cma" else 40
-    result = optimize(scene, method=method, iterations=50, population=population)
+    population = 12 if method == "cma" else 60
+    result = optimize(scene, method=method, iterations=60, population=population)
     assert result.loss < 1e-4 * result.history[0]["loss"]
     torch.testing.assert_close(result.variables["push"], goal, rtol=0, atol=0.02)
 
