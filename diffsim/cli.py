@@ -100,7 +100,10 @@ def optimize(
     set_: Settings = None,
     method: Annotated[
         str | None,
-        typer.Option(help="A torch optimizer by name, lbfgs, sophia, cma, consensus, hybrid, multi_start, expanding."),
+        typer.Option(
+            help="A torch optimizer by name, lbfgs, sophia, cma, consensus, hybrid, multi_start, expanding, "
+            "augmented_lagrangian."
+        ),
     ] = None,
     iterations: Annotated[int | None, typer.Option(help="Updates of the variables.", min=1)] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,

@@ -82,7 +82,8 @@ def optimize(
         scene: the scene; what is None below is taken from its ``defaults``, then from the defaults named here.
         method: by name, in any case; "adam" by default. A torch optimizer, one of pytorch_optimizer, "sophia", "lbfgs";
             "cma" or "consensus", which need no gradients; "hybrid" begins with one of these and goes on with a method
-            that has them; "multi_start" descends from several starts, "expanding" over a growing part of the rollout.
+            that has them; "multi_start" descends from several starts, "expanding" over a growing part of the rollout;
+            "augmented_lagrangian" for scenes with constraints.
         iterations: updates of the variables; 50 by default.
         lr: learning rate of a torch optimizer; its own default when None.
         out: run folder to write.
@@ -100,9 +101,9 @@ def optimize(
         callback: called with the record of every evaluation.
         options: of the method, such as ``betas`` or ``weight_decay``; ``clip_norm`` (off by default) with any torch
             optimizer; ``maxcor``, ``maxls``, ``ftol``, ``gtol`` with "lbfgs". Of the others: the arguments of ``Cma``,
-            ``Consensus``, ``Hybrid``, ``MultiStart`` and ``Horizon`` in ``diffsim.search``; ``optimizer`` names the
-            method with gradients inside the last three, ``search`` the population of "hybrid", and what these do not
-            know is an option of those.
+            ``Consensus``, ``Hybrid``, ``MultiStart``, ``Horizon`` and ``Multipliers`` in ``diffsim.search``;
+            ``optimizer`` names the method with gradients inside the last four, ``search`` the population of "hybrid",
+            and what these do not know is an option of those.
 
     Raises:
         SceneError: a scene without objective or variables, an unknown method or option.

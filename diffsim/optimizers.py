@@ -10,6 +10,7 @@ from diffsim.search.combined import Hybrid, MultiStart
 from diffsim.search.descent import Descent, Sophia, options_of
 from diffsim.search.horizon import Horizon
 from diffsim.search.lbfgs import DEFAULTS, Lbfgs
+from diffsim.search.multipliers import Multipliers
 from diffsim.search.population import Cma, Consensus
 
 # Of the package pytorch_optimizer, those that are free for commercial use (Fromage and Nero are not), step from a
@@ -24,7 +25,7 @@ _NAMES = """
 """
 EXTRA = tuple(_NAMES.split())
 POPULATIONS = {"cma": Cma, "consensus": Consensus}
-COMBINED = {"hybrid": Hybrid, "multi_start": MultiStart, "expanding": Horizon}
+COMBINED = {"hybrid": Hybrid, "multi_start": MultiStart, "expanding": Horizon, "augmented_lagrangian": Multipliers}
 
 
 def _torch_methods() -> dict[str, type]:
@@ -57,7 +58,7 @@ def method_named(name: str, options: dict):
     return _descent(key, options)
 
 
-def _descent(key: str, options: dict, horizon: Horizon | None = None, among=None) -> Descent:
+def _descent(key: str, options: dict, schedule=None, among=None) -> Descent:
     """Descent by the torch optimizer ``key``."""
     if key not in {*_torch_methods(), *EXTRA, "sophia"}:
         raise SceneError(f"method {key!r} is not known; {suggestion(key, methods() if among is None else among)}")
@@ -70,7 +71,7 @@ def _descent(key: str, options: dict, horizon: Horizon | None = None, among=None
         for option in ("update_period", "num_samples", "hessian_distribution"):
             del kinds[option]  # of an estimate that hand-written adjoints do not allow; hessian_* stand for them
         kinds |= {option: found for option, found in _kinds(Sophia).items() if option != "optimizer"}
-    return own(cls, horizon=horizon, **_converted(key, options, kinds))
+    return own(cls, schedule=schedule, **_converted(key, options, kinds))
 
 
 def _extra(name: str) -> type:
@@ -90,8 +91,8 @@ def _combined(key: str, options: dict):
     rest = {option: value for option, value in options.items() if option not in own}
     inner = str(rest.pop("optimizer", "adam")).lower()
     mine = _converted(key, mine, own)
-    if key == "expanding":
-        return _descent(inner, rest, Horizon(**mine), among=_gradient_methods())
+    if key in ("expanding", "augmented_lagrangian"):
+        return _descent(inner, rest, COMBINED[key](**mine), among=_gradient_methods())
     if key == "multi_start":
         return MultiStart(_descent(inner, rest, among=_gradient_methods()), **mine)
     search = str(rest.pop("search", "cma")).lower()

@@ -17,14 +17,14 @@ class Descent:
     Args:
         optimizer: the class.
         clip_norm: scale the gradient down to this norm; None leaves it as it is.
-        horizon: of an expanding rollout; None takes all steps from the start.
+        schedule: a ``Horizon`` or ``Multipliers``, which change the problem between iterations.
         options: of the optimizer.
     """
 
-    def __init__(self, optimizer: type, clip_norm: float | None = None, horizon: Horizon | None = None, **options):
+    def __init__(self, optimizer: type, clip_norm: float | None = None, schedule=None, **options):
         if clip_norm is not None and not clip_norm > 0:
             raise SceneError(f"option clip_norm={clip_norm}; it must be positive")
-        self.optimizer, self.clip_norm, self.horizon, self.options = optimizer, clip_norm, horizon, options
+        self.optimizer, self.clip_norm, self.schedule, self.options = optimizer, clip_norm, schedule, options
         self.build([torch.nn.Parameter(torch.zeros(1, 1))])  # refuses a bad value before anything is written
 
     def build(self, parameters):
@@ -40,14 +40,16 @@ class Descent:
         parameters = list(problem.parameters.values())
         optimizer = self.build(parameters)
         problem.project()
-        horizon = self.horizon
-        begun = horizon.begin(problem) if horizon is not None else {}
+        schedule = self.schedule
+        begun = schedule.begin(problem) if schedule is not None else {}
         first, state = problem.restore([optimizer], first, **begun)
+        if schedule is not None:
+            schedule.resume(problem, state)
         for iteration in range(first, iterations + 1):
             last = iteration == iterations
-            if horizon is not None and last:
-                horizon.finish(problem)
-            frozen = horizon.frozen(problem) if horizon is not None else 0
+            if schedule is not None and last:
+                schedule.finish(problem)
+            frozen = schedule.frozen(problem) if schedule is not None else 0
             loss = problem.evaluate(iteration, gradient=not last, frozen=frozen)
             if last:
                 break
@@ -55,8 +57,8 @@ class Descent:
                 return "no improvement"
             self.step(problem, optimizer, frozen)
             problem.check_variables(iteration)
-            if horizon is not None:
-                state = horizon.advance(problem, optimizer, loss, state)
+            if schedule is not None:
+                state = schedule.advance(problem, optimizer, loss, state)
             problem.save(iteration + 1, [optimizer], **state)
         return "all iterations done"
 

@@ -51,6 +51,9 @@ class Horizon:
         problem.extend(min(self.start, problem.length))
         return {"plateaus": 0, "lowest": math.inf}
 
+    def resume(self, problem, state: dict) -> None:
+        """The checkpoint has put the horizon back."""
+
     def advance(self, problem, optimizer, loss: float, state: dict) -> dict:
         """Expand the horizon if it is time; returns the new state."""
         lowest, gain = state["lowest"], state["lowest"] - loss

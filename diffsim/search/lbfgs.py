@@ -1,7 +1,8 @@
 """L-BFGS with bounds.
 
-It continues after a kill as if nothing had happened, bit for bit: every evaluation is logged, and a resumed run replays the log. SciPy's L-BFGS-B is deterministic, so the same losses and gradients lead it to the
-same point, and nothing of its internal state needs to be saved.
+It continues after a kill as if nothing had happened, bit for bit: every evaluation is logged, and a resumed run replays
+the log. SciPy's L-BFGS-B is deterministic, so the same losses and gradients lead it to the same point, and nothing of
+its internal state needs to be saved.
 """
 
 import numpy as np

@@ -30,7 +30,7 @@ class Population:
         self.hold = hold
 
     def strategy(self, space: Space, seed: int):
-        """An object with ``ask() -> vectors`` and ``tell(vectors, losses)``, both of z; ``ask`` gives None at the end."""
+        """An object with ``ask() -> vectors`` of z, or None at the end, and ``tell(vectors, losses)``."""
         raise NotImplementedError
 
     def run(self, problem, iterations: int, first: int = 0) -> str:
