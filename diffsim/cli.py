@@ -32,6 +32,8 @@ Precision = Annotated[str, typer.Option(help="f32 or f64.")]
 Threads = Annotated[int | None, typer.Option(help="CPU threads; all by default. Results do not depend on it.", min=1)]
 Seed = Annotated[int | None, typer.Option(help="Of random numbers; also the scene's option 'seed', if it has one.")]
 Memory = Annotated[str, typer.Option(help="Budget of a gradient, such as 500MiB.")]
+Workers = Annotated[int | None, typer.Option(help="Processes that evaluate the candidates of a population.", min=1)]
+Cluster = Annotated[str | None, typer.Option(help="Ray cluster that the workers run on; 'local' starts one here.")]
 Render = Annotated[bool, typer.Option("--render/--no-render", help="Write video.mp4 and last.png.")]
 Vtu = Annotated[bool, typer.Option("--vtu", help="Write frames/*.vtu and trajectory.pvd, for ParaView.")]
 Ply = Annotated[bool, typer.Option("--ply", help="Write the particles of the last frame as last.ply.")]
@@ -96,13 +98,22 @@ def run(
 def optimize(
     scene: SceneName,
     set_: Settings = None,
-    method: Annotated[str | None, typer.Option(help="A torch optimizer by name, or lbfgs.")] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(
+            help="A torch optimizer by name, lbfgs, sophia, cma, consensus, hybrid, multi_start, expanding, "
+            "augmented_lagrangian."
+        ),
+    ] = None,
     iterations: Annotated[int | None, typer.Option(help="Updates of the variables.", min=1)] = None,
     lr: Annotated[float | None, typer.Option(help="Learning rate.")] = None,
     option: Annotated[
         list[str] | None, typer.Option(metavar="KEY=VALUE", help="An option of the method; repeatable.")
     ] = None,
     patience: Annotated[int | None, typer.Option(help="Stop after so many iterations without gain.", min=1)] = None,
+    truncate: Annotated[int | None, typer.Option(help="Steps that gradients pass back through.", min=1)] = None,
+    workers: Workers = None,
+    cluster: Cluster = None,
     memory: Memory = "2GiB",
     steps: Steps = None,
     out: Out = None,
@@ -124,6 +135,7 @@ def optimize(
     built = commands.build(scene, options, seed)
     settings = {"method": method, "iterations": iterations, "lr": lr, "patience": patience, "memory": memory}
     settings |= {"steps": steps, "overwrite": overwrite, "seed": seed or 0}
+    settings |= {"truncate": truncate, "workers": workers or 1, "cluster": cluster}
     commands.optimize(built, settings, more, out, commands.Outputs(render, vtu, ply), json)
 
 
@@ -131,6 +143,8 @@ def optimize(
 def resume(
     folder: Folder,
     iterations: Annotated[int | None, typer.Option(help="A new total, to go further.", min=1)] = None,
+    workers: Workers = None,
+    cluster: Cluster = None,
     render: Render = True,
     vtu: Vtu = False,
     ply: Ply = False,
@@ -139,7 +153,7 @@ def resume(
     """Continue an optimization from its last checkpoint, with the result of an uninterrupted run."""
     from diffsim import commands
 
-    commands.resume(folder, iterations, commands.Outputs(render, vtu, ply), json)
+    commands.resume(folder, iterations, workers, cluster, commands.Outputs(render, vtu, ply), json)
 
 
 @app.command()

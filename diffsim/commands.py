@@ -79,10 +79,10 @@ def optimize(built: Scene, settings: dict, options: dict, out, outputs: Outputs,
         _finish(built, result, settings["steps"], outputs, as_json)
 
 
-def resume(folder: Path, iterations: int | None, outputs: Outputs, as_json: bool) -> None:
+def resume(folder: Path, iterations: int | None, workers, cluster, outputs: Outputs, as_json: bool) -> None:
     """Continue an optimization, then simulate its best iterate."""
     with _resumable(folder):
-        built, result = resume_run(folder, iterations=iterations, progress=True)
+        built, result = resume_run(folder, iterations=iterations, workers=workers, cluster=cluster, progress=True)
         _finish(built, result, read_run(folder)["optimize"]["steps"], outputs, as_json)
 
 
@@ -225,12 +225,13 @@ def _finish(scene: Scene, result, steps: int | None, outputs: Outputs, as_json: 
     path = _simulate(scene, begin, _steps(scene, begin, steps), folder)
     _write_outputs(path, scene, folder.path, outputs)
     best = next(record for record in result.history if record["loss"] == result.loss)
-    skipped = ("evaluation", "seconds", "gradient_norm", "iteration")
+    skipped = ("evaluation", "seconds", "gradient_norm", "iteration", "simulated_steps", "candidate", "failed")
     figures = {}
     for name in (name for name in best if name not in skipped):
         figures |= {f"{name}, first": result.history[0][name], f"{name}, best": best[name]}
-        figures |= {f"{name}, last": result.history[-1][name]}
+        figures |= {f"{name}, last": result.history[-1].get(name)}  # a last candidate that failed has none
     about = {"scene": scene.name, "best iteration": result.iteration, "evaluations": len(result.history)}
+    about["simulated steps"] = result.history[-1]["simulated_steps"]
     _show({**about, **figures, "stopped": result.reason, "folder": str(result.folder)}, as_json)
 
 

@@ -2,6 +2,9 @@
 
     loss = mean_squared_distance(path[-1].x, target) + 1e-3 * control_energy(controls)
 
+Distances between clouds stand in ``diffsim.transport`` and are reached from here too; what must hold, rather than be
+small, in ``diffsim.constraints``.
+
 Every sum over particles, nodes or steps goes through ``total``, whose order no thread count changes (that of
 ``torch.sum`` does), so that losses and gradients are bitwise reproducible.
 """
@@ -17,6 +20,16 @@ from diffsim.kernels.density import node_mass
 from diffsim.kernels.reduction import ordered_sum
 from diffsim.kernels.tool_distance import tool_distance as signed_distances
 from diffsim.models.tools import pack, rotation_matrix
+
+_TRANSPORT = ("chamfer", "transport", "sinkhorn")  # of diffsim.transport
+
+
+def __getattr__(name):
+    if name not in _TRANSPORT:
+        raise AttributeError(f"module 'diffsim.objectives' has no attribute {name!r}")
+    import diffsim.transport
+
+    return getattr(diffsim.transport, name)
 
 
 class _Total(torch.autograd.Function):
@@ -80,6 +93,19 @@ def _weighted(values, mass):
     return total(mass[:, None] * values, 0) / total(mass)
 
 
+def mean_squared_velocity(v: Tensor, target=0.0) -> Tensor:
+    """Mean over particles (and frames) of |v - v*|^2 [m^2/s^2].
+
+    Args:
+        v: (..., n, d) [m/s]; of a frame, or ``path.v``.
+        target: v*, a number or a tensor that broadcasts to v.
+
+    Raises:
+        DataError: a target of another shape.
+    """
+    return mean_squared_distance(v, torch.as_tensor(target).to(v))
+
+
 # --- controls
 
 
@@ -91,6 +117,34 @@ def control_energy(controls: Tensor) -> Tensor:
 def control_smoothness(controls: Tensor) -> Tensor:
     """Mean of the squared differences between successive controls (steps, ...); 0 for a single step."""
     return mean(controls.diff(dim=0).square()) if len(controls) > 1 else 0 * total(controls)
+
+
+def mean_squared_jerk(values: Tensor, dt: float, order: int = 3) -> Tensor:
+    """Mean of the squared ``order``-th difference quotient of values (steps, ...) over control steps of dt [s].
+
+    The jerk of positions takes order 3, that of velocities, such as controls of a tool, order 2. 0 for too few steps.
+    """
+    if order < 1 or not dt > 0:
+        raise SceneError(f"mean_squared_jerk: order={order}, dt={dt}; give an order of at least 1 and a positive dt")
+    return mean((values.diff(n=order, dim=0) / dt**order).square()) if len(values) > order else 0 * total(values)
+
+
+def wrench_excess(wrench: Tensor, force: float = math.inf, torque: float = math.inf) -> Tensor:
+    """Mean over frames and tools of max(|f|/force - 1, 0)^2 + max(|t|/torque - 1, 0)^2, for limits [N, N m].
+
+    Args:
+        wrench: (..., T, 6), as ``path.wrench``: force and torque on each tool.
+
+    Raises:
+        SceneError: a limit that is not positive.
+    """
+    if not (force > 0 and torque > 0):
+        raise SceneError(f"wrench_excess: force={force}, torque={torque}; limits must be positive")
+    excess = 0 * total(wrench)
+    for part, limit in ((wrench[..., :3], force), (wrench[..., 3:], torque)):
+        if math.isfinite(limit):
+            excess = excess + mean((part.square().sum(-1) / limit**2).clamp_min(1).sqrt().sub(1).square())
+    return excess
 
 
 # --- tools

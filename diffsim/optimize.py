@@ -16,13 +16,14 @@ from diffsim.errors import SceneError
 from diffsim.optimizers import method_named
 from diffsim.problem import Problem
 from diffsim.progress import Progress
+from diffsim.rollout import windows
 from diffsim.runs import RunFolder, read_run
 from diffsim.runtime import init
 from diffsim.scene import Scene
 from diffsim.scripts import load
 
 ITERATIONS = 50
-_MAY_CHANGE = ("iterations", "patience", "memory")  # none of them alters the iterations already done
+_MAY_CHANGE = ("iterations", "patience", "memory", "workers", "cluster")  # none alters the iterations already done
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,8 @@ class Result:
     Attributes:
         controls: the best controls (steps, ...); None for a policy, or a scene without controls.
         loss: the lowest loss.
-        history: one record per evaluation: iteration, evaluation, loss, gradient_norm, metrics, seconds.
+        history: one record per evaluation: iteration, evaluation, loss, gradient_norm, metrics, simulated_steps (the
+            control steps simulated so far), seconds; ``candidate`` of a population.
         folder: the run folder, or None.
         variables: the best variables by name.
         iteration: the iteration they belong to; 0 is the start.
@@ -61,6 +63,9 @@ def optimize(
     memory: str = "2GiB",
     steps: int | None = None,
     patience: int | None = None,
+    truncate: int | None = None,
+    workers: int = 1,
+    cluster: str | None = None,
     progress: bool = False,
     callback: Callable[[dict], Any] | None = None,
     **options,
@@ -68,13 +73,17 @@ def optimize(
     """Lower the objective of a scene.
 
     Iteration 0 evaluates the start and iteration k the variables after k updates, so the loss is known for
-    ``iterations + 1`` iterates. Bounds hold at every evaluation: by projection after each step of a torch optimizer,
-    by the method itself with "lbfgs". With ``out``, the state is saved after every iteration, so that a run killed at
-    any time is resumed with the result of an uninterrupted one, bit for bit.
+    ``iterations + 1`` iterates; a population's evaluations are all of one iteration. Bounds hold at every evaluation:
+    by projection after each step of a torch optimizer, by the method itself otherwise. With ``out``, the state is saved
+    after every iteration, so that a run killed at any time is resumed with the result of an uninterrupted one, bit for
+    bit.
 
     Args:
         scene: the scene; what is None below is taken from its ``defaults``, then from the defaults named here.
-        method: a torch optimizer by name ("adam" by default; any case), or "lbfgs".
+        method: by name, in any case; "adam" by default. A torch optimizer, one of pytorch_optimizer, "sophia", "lbfgs";
+            "cma" or "consensus", which need no gradients; "hybrid" begins with one of these and goes on with a method
+            that has them; "multi_start" descends from several starts, "expanding" over a growing part of the rollout;
+            "augmented_lagrangian" for scenes with constraints.
         iterations: updates of the variables; 50 by default.
         lr: learning rate of a torch optimizer; its own default when None.
         out: run folder to write.
@@ -84,10 +93,17 @@ def optimize(
         seed: of torch's random generator.
         memory, steps: of every rollout, as in ``Scene.rollout``.
         patience: stop after so many iterations without a better loss.
+        truncate: let gradients pass back through at most so many control steps; None for all.
+        workers: processes that evaluate the candidates of a population or the descents of several starts; the result
+            does not depend on their number.
+        cluster: address of a Ray cluster on which the workers run; "local" starts one on this machine.
         progress: show it on standard error.
         callback: called with the record of every evaluation.
         options: of the method, such as ``betas`` or ``weight_decay``; ``clip_norm`` (off by default) with any torch
-            optimizer; ``maxcor``, ``maxls``, ``ftol``, ``gtol`` with "lbfgs".
+            optimizer; ``maxcor``, ``maxls``, ``ftol``, ``gtol`` with "lbfgs". Of the others: the arguments of ``Cma``,
+            ``Consensus``, ``Hybrid``, ``MultiStart``, ``Horizon`` and ``Multipliers`` in ``diffsim.search``;
+            ``optimizer`` names the method with gradients inside the last four, ``search`` the population of "hybrid",
+            and what these do not know is an option of those.
 
     Raises:
         SceneError: a scene without objective or variables, an unknown method or option.
@@ -99,8 +115,11 @@ def optimize(
         lacking = "objective" if scene.objective is None else "variables"
         raise SceneError(f"scene {scene.name!r} has no {lacking}, so it cannot be optimized; use run")
     settings = _settings(scene, method, iterations, lr, options)
-    settings |= {"seed": seed, "memory": memory, "steps": steps, "patience": patience}
+    settings |= {"seed": seed, "memory": memory, "steps": steps, "patience": patience, "truncate": truncate}
+    settings |= {"workers": workers, "cluster": cluster}
     chosen = method_named(settings["method"], settings["options"])
+    windows(scene.steps, truncate)
+    _check_workers(settings, chosen)
     torch.manual_seed(seed)
     with torch.no_grad():
         scene.start()  # a start that cannot be built is refused before anything is written
@@ -115,7 +134,8 @@ def optimize(
             if callback is not None:
                 callback(record)
 
-        problem = Problem(scene, folder, memory=memory, steps=steps, patience=patience, report=report)
+        more = {"seed": seed, "truncate": truncate, "workers": workers, "cluster": cluster, "report": report}
+        problem = Problem(scene, folder, memory=memory, steps=steps, patience=patience, **more)
         try:
             reason = chosen.run(problem, settings["iterations"])
         except Exception:
@@ -141,7 +161,13 @@ def optimize(
 
 
 def resume_run(
-    folder: str | Path, *, iterations: int | None = None, progress: bool = False, callback=None
+    folder: str | Path,
+    *,
+    iterations: int | None = None,
+    workers: int | None = None,
+    cluster: str | None = None,
+    progress: bool = False,
+    callback=None,
 ) -> tuple[Scene, Result]:
     """Continue a killed or interrupted optimization; a finished one gives its result again.
 
@@ -150,6 +176,7 @@ def resume_run(
     Args:
         folder: the run folder.
         iterations: a new total, to go further than planned.
+        workers, cluster: as in ``optimize``, when other than before; a cluster never goes on by itself.
 
     Returns:
         The scene, at the best variables, and the result.
@@ -170,8 +197,8 @@ def resume_run(
     scene = load(run["scene"], **run["options"])
     settings = dict(run["optimize"])
     options = settings.pop("options")
-    if iterations is not None:
-        settings["iterations"] = iterations
+    settings["cluster"] = cluster
+    settings |= {name: value for name, value in {"iterations": iterations, "workers": workers}.items() if value}
     return scene, optimize(scene, out=folder, resume=True, progress=progress, callback=callback, **settings, **options)
 
 
@@ -189,6 +216,17 @@ def _settings(scene: Scene, method, iterations, lr, options: dict) -> dict[str, 
     if iterations < 1:
         raise SceneError(f"iterations is {iterations}; it must be at least 1")
     return {"method": method, "iterations": iterations, "options": options}
+
+
+def _check_workers(settings: dict, method) -> None:
+    workers, cluster = settings["workers"], settings["cluster"]
+    if workers < 1:
+        raise SceneError(f"workers is {workers}; it must be at least 1")
+    if (workers > 1 or cluster is not None) and not getattr(method, "parallel", False):
+        raise SceneError(
+            f"method {settings['method']!r} evaluates one candidate at a time, so workers and cluster have no use; "
+            "leave them out, or choose cma, consensus, hybrid or multi_start"
+        )
 
 
 def _folder(scene: Scene, settings: dict, out, resume: bool, overwrite: bool) -> RunFolder | None:

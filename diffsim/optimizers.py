@@ -1,19 +1,31 @@
-"""The ways ``optimize`` changes the variables: every torch optimizer by name, and L-BFGS with bounds.
-
-Each continues after a kill as if nothing had happened, bit for bit. ``Descent`` saves its optimizer after every
-iteration. ``Lbfgs`` logs every evaluation instead and replays the log: SciPy's L-BFGS-B is deterministic, so the same
-losses and gradients lead it to the same point, and nothing of its internal state needs to be saved.
-"""
+"""The methods of ``optimize`` by name: what they are called, which options they take, how they are built."""
 
 import inspect
 
-import numpy as np
 import torch
 
 from diffsim.errors import SceneError
 from diffsim.scripts import convert, kinds_of, suggestion
+from diffsim.search.combined import Hybrid, MultiStart
+from diffsim.search.descent import Descent, Sophia, options_of
+from diffsim.search.horizon import Horizon
+from diffsim.search.lbfgs import DEFAULTS, Lbfgs
+from diffsim.search.multipliers import Multipliers
+from diffsim.search.population import Cma, Consensus
 
-_LBFGS_DEFAULTS = {"maxcor": 10, "maxls": 20, "ftol": 0.0, "gtol": 0.0}
+# Of the package pytorch_optimizer, those that are free for commercial use (Fromage and Nero are not), step from a
+# gradient alone, and continue from their saved state with the same bits; torch's own go before those of the same name.
+_NAMES = """
+    a2grad accsgd adabelief adabound adagc adai adalite adamc adamg adamod adamp adams adamwsn adan adanorm adapnm
+    adasmooth adatam ademamix adopt aggmo aida alice amos ano apollo apollodqn avagrad bcos came conda dadaptadagrad
+    dadaptadam dadaptadan dadaptlion dadaptsgd dash diffgrad dualadam emofact emolynx emonavi exadam fira flashadamw
+    focus ftrl galore grams gravity grokfastadamw kate lamb laprop lars lion madgrad magma mars msvag novograd padam pid
+    pnm prodigy qhm racs rose sara schedulefreeadamw schedulefreeradam schedulefreesgd sgdp sgdsai sgdw shampoo signsgd
+    simplifiedademamix sm3 soap spam splus srmm stableadamw stablespam swats tam tiger vsgd yogi
+"""
+EXTRA = tuple(_NAMES.split())
+POPULATIONS = {"cma": Cma, "consensus": Consensus}
+COMBINED = {"hybrid": Hybrid, "multi_start": MultiStart, "expanding": Horizon, "augmented_lagrangian": Multipliers}
 
 
 def _torch_methods() -> dict[str, type]:
@@ -25,138 +37,86 @@ def _torch_methods() -> dict[str, type]:
 
 def methods() -> list[str]:
     """Names of the methods that ``optimize`` knows."""
-    return sorted([*_torch_methods(), "lbfgs"])
+    return sorted({*_torch_methods(), *EXTRA, *POPULATIONS, *COMBINED, "lbfgs", "sophia"})
 
 
 def method_named(name: str, options: dict):
     """The method called ``name``, with these options; an option given as a text is converted.
 
     Raises:
-        SceneError: an unknown method or option, or a value that the method refuses.
+        SceneError: an unknown method or option, a value that the method refuses, or a method of an extra that is not
+            installed.
     """
-    key, classes = name.lower(), _torch_methods()
+    key = name.lower().replace("-", "_")
     if key == "lbfgs":
-        kinds = {option: (type(default),) for option, default in _LBFGS_DEFAULTS.items()}
-    elif key in classes:
-        parameters = inspect.signature(classes[key], eval_str=True).parameters
-        kinds = {option: kinds_of(parameter) for option, parameter in parameters.items() if option != "params"}
-        kinds["clip_norm"] = (float, type(None))
-    else:
-        raise SceneError(f"method {name!r} is not known; {suggestion(key, methods())}")
+        kinds = {option: (type(default),) for option, default in DEFAULTS.items()}
+        return Lbfgs(**_converted(key, options, kinds))
+    if key in POPULATIONS:
+        return POPULATIONS[key](**_converted(key, options, _kinds(POPULATIONS[key])))
+    if key in COMBINED:
+        return _combined(key, options)
+    return _descent(key, options)
+
+
+def _descent(key: str, options: dict, schedule=None, among=None) -> Descent:
+    """Descent by the torch optimizer ``key``."""
+    if key not in {*_torch_methods(), *EXTRA, "sophia"}:
+        raise SceneError(f"method {key!r} is not known; {suggestion(key, methods() if among is None else among)}")
+    cls = _torch_methods().get(key) or _extra("sophiah" if key == "sophia" else key)
+    kinds = {option: kinds_of(parameter) for option, parameter in options_of(cls).items()}
+    kinds["clip_norm"] = (float, type(None))
+    own = Descent
+    if key == "sophia":
+        own = Sophia
+        for option in ("update_period", "num_samples", "hessian_distribution"):
+            del kinds[option]  # of an estimate that hand-written adjoints do not allow; hessian_* stand for them
+        kinds |= {option: found for option, found in _kinds(Sophia).items() if option != "optimizer"}
+    return own(cls, schedule=schedule, **_converted(key, options, kinds))
+
+
+def _extra(name: str) -> type:
+    """An optimizer of the package pytorch_optimizer, which takes a second to import."""
+    try:
+        from pytorch_optimizer import load_optimizer
+    except ImportError as error:
+        raise SceneError(f"method {name!r} needs an extra; run: pip install 'diffsim[optimizers]'") from error
+    return load_optimizer(name)
+
+
+def _combined(key: str, options: dict):
+    """A method made of others: its own options, those named ``optimizer``, and the rest for these."""
+    own = {option: kinds for option, kinds in _kinds(COMBINED[key]).items() if option not in ("descent", "refine")}
+    own.pop("explore", None)
+    mine = {option: value for option, value in options.items() if option in own}
+    rest = {option: value for option, value in options.items() if option not in own}
+    inner = str(rest.pop("optimizer", "adam")).lower()
+    mine = _converted(key, mine, own)
+    if key in ("expanding", "augmented_lagrangian"):
+        return _descent(inner, rest, COMBINED[key](**mine), among=_gradient_methods())
+    if key == "multi_start":
+        return MultiStart(_descent(inner, rest, among=_gradient_methods()), **mine)
+    search = str(rest.pop("search", "cma")).lower()
+    if search not in POPULATIONS:
+        raise SceneError(f"option search={search!r} of 'hybrid' is not known; {suggestion(search, POPULATIONS)}")
+    if inner in (*POPULATIONS, "hybrid", "multi_start"):
+        raise SceneError(f"option optimizer={inner!r} of 'hybrid' has no gradients; choose a method that has")
+    theirs = {option: value for option, value in rest.items() if option in _kinds(POPULATIONS[search])}
+    explore = POPULATIONS[search](**_converted(search, theirs, _kinds(POPULATIONS[search])))
+    refine = method_named(inner, {option: value for option, value in rest.items() if option not in theirs})
+    return Hybrid(explore, refine, **mine)
+
+
+def _gradient_methods() -> list[str]:
+    return sorted({*_torch_methods(), *EXTRA, "sophia"})
+
+
+def _kinds(cls: type) -> dict[str, tuple]:
+    """Types of the options of a class of this package."""
+    return {option: kinds_of(parameter) for option, parameter in options_of(cls).items()}
+
+
+def _converted(key: str, options: dict, kinds: dict) -> dict:
     for option in options:
         if option not in kinds:
             raise SceneError(f"method {key!r} has no option {option!r}; {suggestion(option, kinds)}")
-    options = {option: convert(option, value, kinds[option]) for option, value in options.items()}
-    return Lbfgs(**options) if key == "lbfgs" else Descent(classes[key], **options)
-
-
-class Descent:
-    """A ``torch.optim`` optimizer, followed by projection onto the bounds.
-
-    Args:
-        optimizer: the class.
-        clip_norm: scale the gradient down to this norm; None leaves it as it is.
-        options: of the optimizer.
-    """
-
-    def __init__(self, optimizer: type, clip_norm: float | None = None, **options):
-        if clip_norm is not None and not clip_norm > 0:
-            raise SceneError(f"option clip_norm={clip_norm}; it must be positive")
-        self.optimizer, self.clip_norm, self.options = optimizer, clip_norm, options
-        self._build([torch.nn.Parameter(torch.zeros(1, 1))])  # refuses a bad value before anything is written
-
-    def _build(self, parameters):
-        try:
-            return self.optimizer(parameters, **self.options)
-        except (ValueError, TypeError, RuntimeError) as error:
-            text = str(error).splitlines()[0]
-            raise SceneError(f"method {self.optimizer.__name__.lower()!r}: {text}; correct its options") from error
-
-    def run(self, problem, iterations: int) -> str:
-        """Iterate, from the last checkpoint if there is one; returns why it stopped."""
-        parameters = list(problem.parameters.values())
-        optimizer = self._build(parameters)
-        problem.project()
-        first = problem.restore(optimizer)
-        for iteration in range(first, iterations + 1):
-            last = iteration == iterations
-            problem.evaluate(iteration, gradient=not last)
-            if last:
-                break
-            if problem.stale(iteration):
-                return "no improvement"
-            if self.clip_norm is not None:
-                torch.nn.utils.clip_grad_norm_(parameters, self.clip_norm, foreach=False)
-            optimizer.step()
-            problem.project()
-            problem.check_variables(iteration)
-            problem.save(iteration + 1, optimizer)
-        return "all iterations done"
-
-
-class _BelowRounding(Exception):
-    """A line search asks for variables that, in their own precision, were evaluated before."""
-
-
-class Lbfgs:
-    """L-BFGS-B (Byrd, Lu, Nocedal and Zhu 1995, doi:10.1137/0916069) as in ``scipy.optimize``, in double precision.
-
-    Args:
-        maxcor: pairs of steps and gradient changes kept.
-        maxls: evaluations per line search.
-        ftol, gtol: SciPy's stopping tolerances; both are absolute below 1, so they are off unless set.
-    """
-
-    def __init__(self, **options):
-        self.options = {**_LBFGS_DEFAULTS, **options}
-
-    def run(self, problem, iterations: int) -> str:
-        """Iterate, replaying logged evaluations first; returns why it stopped."""
-        from scipy.optimize import Bounds, minimize
-
-        problem.project()
-        logged = problem.logged_evaluations()
-        count, iteration, seen = 0, 0, set()
-
-        def evaluate(x):
-            nonlocal count
-            problem.set_flat(x)
-            point = problem.flat().tobytes()
-            if point in seen:
-                raise _BelowRounding
-            seen.add(point)
-            candidate_of = iteration + 1 if count else 0  # the iteration whose line search asks
-            if count < len(logged):
-                loss, gradient = logged[count]
-                problem.note(candidate_of, loss)
-            else:
-                loss = problem.evaluate(candidate_of)
-                gradient = problem.flat_gradient()
-                problem.log_evaluation(loss, gradient)
-            count += 1
-            return loss, gradient
-
-        def advance(intermediate_result):
-            nonlocal iteration
-            iteration += 1
-            if problem.stale(iteration):
-                raise StopIteration
-
-        options = {**self.options, "maxiter": iterations, "maxfun": np.iinfo(np.int32).max}
-        try:
-            result = minimize(
-                evaluate,
-                problem.flat(),
-                jac=True,
-                method="L-BFGS-B",
-                bounds=Bounds(*problem.flat_bounds()),
-                callback=advance,
-                options=options,
-            )
-        except _BelowRounding:
-            return "no further descent (the steps are below the rounding of the variables)"
-        if problem.stale(iteration):
-            return "no improvement"
-        if iteration == iterations:
-            return "all iterations done"
-        return f"no further descent ({result.message.strip(' :').lower()})"
+    return {option: convert(option, value, kinds[option]) for option, value in options.items()}

@@ -16,11 +16,15 @@ from safetensors import safe_open
 from safetensors.torch import save, save_file
 
 from diffsim.errors import DataError, GradientError, SceneError, SimulationError, SolverError
+from diffsim.evaluation import Evaluation, evaluate_scene, flat, flat_gradient, set_flat
 from diffsim.runs import RunFolder, atomic_write
-from diffsim.scene import Scene, blame, file_of
+from diffsim.scene import Scene
 
 SCHEMA = 1
-_RESERVED = ("iteration", "evaluation", "loss", "gradient_norm", "seconds")
+_RESERVED = (
+    *("iteration", "evaluation", "loss", "gradient_norm", "simulated_steps", "seconds"),
+    *("horizon", "candidate", "failed"),
+)
 _COLUMNS = {6: "vx vy vz wx wy wz", 7: "px py pz qw qx qy qz"}
 
 
@@ -30,14 +34,19 @@ class Problem:
     Args:
         scene: the scene, with an objective and at least one variable.
         folder: the run folder; None keeps everything in memory.
-        memory, steps: of every rollout, as in ``Scene.rollout``.
+        memory, steps, truncate: of every rollout, as in ``Scene.rollout``.
         patience: iterations without a better loss after which ``stale`` is true; None for never.
+        seed: of the random numbers of a method.
+        workers, cluster: where the candidates of a method are evaluated; see ``diffsim.search.evaluators``.
         report: called with every new record.
 
     Attributes:
         parameters: the scene's trainable tensors by name.
-        history: one record per evaluation: iteration, evaluation, loss, gradient_norm, the scene's metrics, seconds.
+        history: one record per evaluation: iteration, evaluation, loss, gradient_norm, the scene's metrics,
+            simulated_steps (the control steps simulated so far, probes of a method included), seconds.
         best: iteration, loss, and a copy of the variables, of the best evaluation; the first one of equal losses.
+        horizon: control steps of a rollout, when not yet all.
+        simulated_steps: control steps simulated so far.
     """
 
     def __init__(
@@ -48,10 +57,17 @@ class Problem:
         memory: str = "2GiB",
         steps: int | None = None,
         patience: int | None = None,
+        truncate: int | None = None,
+        seed: int = 0,
+        workers: int = 1,
+        cluster: str | None = None,
         report: Callable[[dict], Any] = lambda record: None,
     ):
         self.scene, self.folder, self.memory, self.steps = scene, folder, memory, steps
-        self.patience, self.report = patience, report
+        self.patience, self.truncate, self.seed, self.report = patience, truncate, seed, report
+        self.workers, self.cluster = workers, cluster
+        self.horizon: int | None = None
+        self.simulated_steps = 0
         self.parameters = scene.parameters()
         self.history: list[dict] = []
         self.best: dict[str, Any] = {"loss": math.inf, "iteration": 0, "variables": self.copy()}
@@ -59,7 +75,12 @@ class Problem:
 
     # --- evaluation
 
-    def evaluate(self, iteration: int, gradient: bool = True) -> float:
+    @property
+    def length(self) -> int:
+        """Control steps of a whole rollout."""
+        return self.scene.steps if self.steps is None else self.steps
+
+    def evaluate(self, iteration: int, gradient: bool = True, *, frozen: int = 0) -> float:
         """Loss at the current variables, with its gradient left in their ``.grad`` when ``gradient``; logged.
 
         Raises:
@@ -68,48 +89,37 @@ class Problem:
             SimulationError: the rollout failed; the message names the iteration.
         """
         began = time.perf_counter()
-        for value in self.parameters.values():
-            value.grad = None
-        with _naming(iteration):
-            with torch.set_grad_enabled(gradient):
-                start = self.scene.start()
-                path = self.scene.rollout(memory=self.memory, steps=self.steps, start=start)
-                loss = self.scene.loss(path)
-            value = float(loss.detach())
-            if not math.isfinite(value):
-                raise GradientError(f"the loss is {value}; lower lr, or set bounds that keep the scene meaningful")
-            with torch.no_grad():
-                figures = self.scene.measure(path)
-            norm = self._backward(loss) if gradient else None
-        for name in set(figures) & set(_RESERVED):
+        with naming(iteration):
+            found = self.simulate(gradient, frozen=frozen)
+        self.record(iteration, found, time.perf_counter() - began)
+        if self.note(iteration, found.loss) and self.folder is not None:
+            self.write_best(found.controls)
+        self.report(self.history[-1])
+        return found.loss
+
+    def simulate(self, gradient: bool, *, frozen: int = 0) -> Evaluation:
+        """One rollout of the current variables and horizon, counted but not logged; raises as ``evaluate``."""
+        steps = self.steps if self.horizon is None else self.horizon
+        options = {"memory": self.memory, "truncate": self.truncate, "frozen": frozen}
+        found = evaluate_scene(self.scene, gradient=gradient, steps=steps, **options)
+        self.simulated_steps += found.steps
+        return found
+
+    def record(self, iteration: int, found: Evaluation, seconds: float, **more) -> None:
+        """Log one evaluation."""
+        for name in set(found.figures) & set(_RESERVED):
             raise SceneError(f"scene {self.scene.name!r}: metric {name!r} has the name of a logged figure; rename it")
-        record = {"iteration": iteration, "evaluation": len(self.history), "loss": value, "gradient_norm": norm}
-        record |= figures | {"seconds": round(time.perf_counter() - began, 6)}
+        record = {"iteration": iteration, "evaluation": len(self.history), "loss": found.loss}
+        record |= {"gradient_norm": found.norm} | found.figures | more
+        record |= {"simulated_steps": self.simulated_steps, "seconds": round(seconds, 6)}
         self.history.append(record)
         if self.folder is not None:
             self.folder.log(**record)
-        if self.note(iteration, value) and self.folder is not None:
-            self._write_best(start[1])
-        self.report(record)
-        return value
 
-    def _backward(self, loss: torch.Tensor) -> float:
-        """Fill the gradients and return their norm."""
-        if not loss.requires_grad:
-            names = ", ".join(self.parameters)
-            raise SceneError(f"scene {self.scene.name!r}: the objective does not depend on the variables ({names})")
-        with blame(file_of(self.scene.objective), "the backward pass"):
-            loss.backward()
-        squares = 0.0
-        for name, value in self.parameters.items():
-            if value.grad is None:
-                continue
-            if not value.grad.isfinite().all():
-                raise GradientError(
-                    f"the gradient of {name!r} is not finite; inspect it with check-gradients --horizon"
-                )
-            squares += float(value.grad.double().square().sum())
-        return math.sqrt(squares)
+    def extend(self, horizon: int | None) -> None:
+        """Go on with another number of control steps; losses of other numbers are not compared."""
+        self.horizon = horizon
+        self.best = {**self.best, "loss": math.inf}
 
     def note(self, iteration: int, loss: float) -> bool:
         """Keep the current variables if they are the best so far; returns whether they are."""
@@ -149,25 +159,19 @@ class Problem:
 
     def flat(self) -> np.ndarray:
         """All variables as one vector of doubles."""
-        return _flat(self.parameters.values())
+        return flat(self.parameters.values())
 
     def flat_gradient(self) -> np.ndarray:
         """Gradient as one vector of doubles; zero where the objective does not depend on a variable."""
-        values = self.parameters.values()
-        return _flat(torch.zeros_like(value) if value.grad is None else value.grad for value in values)
+        return flat_gradient(self.parameters.values())
 
     def flat_bounds(self) -> tuple[np.ndarray, np.ndarray]:
         """Lower and upper bounds as two vectors of doubles."""
-        return _flat(low for low, _ in self.bounds.values()), _flat(high for _, high in self.bounds.values())
+        return flat(low for low, _ in self.bounds.values()), flat(high for _, high in self.bounds.values())
 
-    @torch.no_grad()
     def set_flat(self, vector: np.ndarray) -> None:
         """Set the variables from one vector, in their own precision."""
-        offset = 0
-        for value in self.parameters.values():
-            part = torch.from_numpy(np.array(vector[offset : offset + value.numel()]))
-            value.copy_(part.reshape(value.shape))
-            offset += value.numel()
+        set_flat(self.parameters.values(), vector)
 
     def _bounds(self, name: str, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         pair = self.scene.bounds.get(name, (-math.inf, math.inf))
@@ -187,7 +191,7 @@ class Problem:
         folder.mkdir(exist_ok=True)
         return folder
 
-    def _write_best(self, controls) -> None:
+    def write_best(self, controls) -> None:
         variables = {name: value.contiguous() for name, value in self.best["variables"].items()}
         about = {"schema": SCHEMA, "iteration": self.best["iteration"], "loss": self.best["loss"]}
         metadata = {"diffsim": json.dumps(about)}  # one entry: safetensors writes several in an order of chance
@@ -200,45 +204,56 @@ class Problem:
             atomic_write(path / "controls.npy", buffer.getvalue())
             atomic_write(path / "controls.csv", _csv(table))
 
-    def save(self, iteration: int, optimizer: torch.optim.Optimizer) -> None:
-        """Write the checkpoint from which ``iteration`` starts."""
+    def save(self, iteration: int, optimizers: list[torch.optim.Optimizer], **more) -> None:
+        """Write the checkpoint from which ``iteration`` starts; ``more`` are tensors and numbers of the method."""
         if self.folder is None:
             return
         content = {
             "schema": SCHEMA,
             "iteration": iteration,
+            "evaluations": len(self.history),
+            "simulated_steps": self.simulated_steps,
+            "horizon": self.horizon,
             "variables": self.copy(),
-            "optimizer": optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in optimizers],
             "generator": torch.get_rng_state(),
             "best": self.best,
+            "more": more,
         }
         atomic_write(self._checkpoints / "latest.pt", lambda file: torch.save(content, file))
 
-    def restore(self, optimizer: torch.optim.Optimizer) -> int:
-        """Go back to the last checkpoint, or write the first one; returns the iteration that comes next.
+    def restore(self, optimizers: list[torch.optim.Optimizer], first: int = 0, **more) -> tuple[int, dict]:
+        """Go back to the last checkpoint, or write the first one; returns the iteration that comes next, and ``more``.
+
+        Args:
+            optimizers: as in ``save``.
+            first: iteration to begin with where there is no checkpoint.
+            more: what is returned, and written, where there is no checkpoint.
 
         Raises:
             DataError: a checkpoint that is broken or of another scene.
         """
         if self.folder is None:
-            return 0
+            return first, more
         path = self._checkpoints / "latest.pt"
         if not path.exists():
-            self.folder.trim_metrics(0)
-            self.save(0, optimizer)
-            return 0
+            self._rewind(len(self.history))
+            self.save(first, optimizers, **more)
+            return first, more
         try:
             content = torch.load(path, weights_only=True)
             variables = content["variables"]
         except Exception as error:  # torch.load documents none of what a damaged file makes it raise
             raise DataError(f"{path} is damaged ({type(error).__name__}); start the run again") from error
         self._check_same(variables, path)
-        optimizer.load_state_dict(content["optimizer"])
+        for optimizer, state in zip(optimizers, content["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
         self.assign(variables)
-        self.best = content["best"]
+        self.best, self.horizon = content["best"], content["horizon"]
         torch.set_rng_state(content["generator"])
-        self._rewind(content["iteration"])
-        return content["iteration"]
+        self._rewind(content["evaluations"])
+        self.simulated_steps = content["simulated_steps"]
+        return content["iteration"], content["more"]
 
     def log_evaluation(self, loss: float, gradient: np.ndarray) -> None:
         """Write the last evaluation so that ``logged_evaluations`` can replay it."""
@@ -256,7 +271,7 @@ class Problem:
         """
         if self.folder is None:
             return []
-        logged, generator = [], None
+        logged, generator, before = [], None, len(self.history)
         for path in sorted(self._checkpoints.glob("evaluation-*.safetensors")):
             try:
                 with safe_open(path, "pt") as file:
@@ -268,8 +283,17 @@ class Problem:
                 raise DataError(f"{path} is of a scene with other variables; restore the scene, or start a new run")
         if generator is not None:
             torch.set_rng_state(generator)
-        self._rewind(len(logged))
+        self._rewind(before + len(logged))
         return logged
+
+    def logged_records(self) -> list[dict]:
+        """The records in the folder, for a method that is led by losses alone and takes them again in their order."""
+        return self.folder.metrics() if self.folder is not None and self.folder.metrics_path.exists() else []
+
+    def replay(self, record: dict) -> None:
+        """Take a record of ``logged_records`` again."""
+        self.history.append(record)
+        self.simulated_steps = record["simulated_steps"]
 
     def _rewind(self, count: int) -> None:
         """Forget what was logged after the first ``count`` evaluations: it will be evaluated again."""
@@ -277,6 +301,7 @@ class Problem:
         self.history = self.folder.metrics() if count else []
         if len(self.history) != count:
             raise DataError(f"{self.folder.metrics_path} has lost lines that the checkpoint counts; restore the file")
+        self.simulated_steps = self.history[-1]["simulated_steps"] if count else 0
 
     def _check_same(self, variables: dict[str, torch.Tensor], path) -> None:
         shapes = {name: tuple(value.shape) for name, value in variables.items()}
@@ -285,17 +310,13 @@ class Problem:
 
 
 @contextmanager
-def _naming(iteration: int):
+def naming(iteration: int):
     """Put the iteration in front of what a numerical error says."""
     try:
         yield
     except (SimulationError, SolverError, GradientError) as error:
         error.args = (f"iteration {iteration}: {error}", *error.args[1:])
         raise
-
-
-def _flat(tensors) -> np.ndarray:
-    return torch.cat([value.detach().double().cpu().reshape(-1) for value in tensors]).numpy()
 
 
 def _csv(table: np.ndarray) -> str:

@@ -9,7 +9,7 @@ sum, so the gradients are bitwise equal.
 import math
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import torch
@@ -158,6 +158,19 @@ def split(steps: int, snapshots: int) -> int:
     return min(max(1, steps - rest), math.comb(snapshots + r - 1, snapshots))
 
 
+def windows(steps: int, length: int | None) -> set[int]:
+    """Where truncated backpropagation cuts a rollout into parts of ``length`` steps; nowhere when it is None.
+
+    Raises:
+        SceneError: a length that is no whole number of steps, at least 1.
+    """
+    if length is None:
+        return set()
+    if int(length) != length or length < 1:
+        raise SceneError(f"truncate={length!r}; give a whole number of control steps, at least 1")
+    return set(range(length, steps, length))
+
+
 def needs_gradient(model, state, controls) -> bool:
     tensors = [t for t in state if isinstance(t, Tensor)]
     if isinstance(controls, Tensor):
@@ -178,6 +191,8 @@ def rollout(
     every: int = 1,
     memory="2GiB",
     progress: Callable | None = None,
+    detach: Collection[int] = (),
+    frozen: int = 0,
 ) -> Trajectory:
     """Run ``steps`` control steps.
 
@@ -189,6 +204,9 @@ def rollout(
         every: frames are kept every so many steps, the initial one always: steps // every + 1 of them.
         memory: for the gradient, bytes or a text such as "2GiB".
         progress: called with the number of steps done, in the first forward run only.
+        detach: steps, counted from 0, whose initial state is taken as a constant: no gradient passes back through it.
+            What is computed is the same; the gradient is exact within each part. See ``windows``.
+        frozen: the first so many steps get no gradient, neither their controls nor the initial state.
 
     Returns:
         Trajectory.
@@ -220,7 +238,11 @@ def rollout(
 
     def step(state, number):
         nonlocal done
+        if number in detach or (number and number == frozen):
+            state = kind(*(value.detach() for value in state))
         control = controls(state, number) if callable(controls) else None if controls is None else controls[number]
+        if number < frozen:
+            control = control if control is None else control.detach()
         try:
             after = model(state, control, **options)
         except SimulationError as error:

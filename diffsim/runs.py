@@ -162,7 +162,7 @@ class RunFolder:
             "versions": versions(),
             **more,
         }
-        entries = {key: _plain(value, key) for key, value in run.items()}
+        entries = {key: plain(value, key) for key, value in run.items()}
         atomic_write(self.path / "run.json", json.dumps(entries, indent=2) + "\n")
 
     def read_run(self) -> dict[str, Any]:
@@ -174,7 +174,7 @@ class RunFolder:
 
         Infinite and undefined numbers are written as ``Infinity`` and ``NaN``, as Python's ``json`` reads them.
         """
-        line = json.dumps({key: _plain(value, key) for key, value in metrics.items()}) + "\n"
+        line = json.dumps({key: plain(value, key) for key, value in metrics.items()}) + "\n"
         try:
             with open(self.metrics_path, "a", encoding="utf-8") as file:
                 file.write(line)
@@ -259,12 +259,12 @@ def versions() -> dict[str, str]:
     return found
 
 
-def _plain(value: Any, name: str) -> Any:
+def plain(value: Any, name: str) -> Any:
     """``value`` in the types of JSON."""
     if isinstance(value, dict):
-        return {str(key): _plain(item, f"{name}.{key}") for key, item in value.items()}
+        return {str(key): plain(item, f"{name}.{key}") for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item, f"{name}[{i}]") for i, item in enumerate(value)]
+        return [plain(item, f"{name}[{i}]") for i, item in enumerate(value)]
     if isinstance(value, Path):
         return str(value)
     if hasattr(value, "tolist"):  # torch tensors, numpy arrays and numpy numbers

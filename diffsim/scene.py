@@ -65,6 +65,8 @@ class Scene:
         bounds: (low, high) of a variable by name, each a number or a tensor of its shape.
         policy: ``policy(state, step) -> control``; its parameters are variables too, named ``policy.*``.
         every: control steps between two frames of the trajectory.
+        constraints: trajectory -> tensor that shall not be positive, by name; see ``diffsim.constraints``. Their terms
+            are part of ``loss``, and their largest violation is one of the figures.
         defaults: settings of ``optimize`` that suit the scene: method, lr, iterations, ...
         color: what the renderer colors particles by, one of "body", "speed", "pressure", "plastic".
         camera: options of the renderer's camera.
@@ -86,6 +88,7 @@ class Scene:
     bounds: dict[str, tuple] = field(default_factory=dict)
     policy: nn.Module | None = None
     every: int = 1
+    constraints: dict[str, Callable[[Trajectory], Tensor]] = field(default_factory=dict)
     defaults: dict[str, Any] = field(default_factory=dict)
     color: str = "body"
     camera: dict | None = None
@@ -102,6 +105,8 @@ class Scene:
         for name, value in parameters.items():
             if not (value.is_leaf and value.requires_grad):
                 raise SceneError(f"scene {self.name!r}: variable {name!r} is not trainable; make it an nn.Parameter")
+        self.constraint_values = {}
+        self._lagrangian = None
         for name, pair in self.bounds.items():
             if name not in parameters:
                 raise SceneError(f"scene {self.name!r}: bounds of {name!r}, which is no variable of the scene")
@@ -134,7 +139,15 @@ class Scene:
             raise SceneError(f"scene {self.name!r}: the controls of step {step} are not finite; check what sets them")
         return state, controls
 
-    def rollout(self, memory: str = "2GiB", steps: int | None = None, progress=None, start: tuple | None = None):
+    def rollout(
+        self,
+        memory: str = "2GiB",
+        steps: int | None = None,
+        progress=None,
+        start: tuple | None = None,
+        truncate: int | None = None,
+        frozen: int = 0,
+    ):
         """Simulate the scene; differentiable in its variables.
 
         Args:
@@ -142,6 +155,8 @@ class Scene:
             steps: control steps, when other than the scene's.
             progress: as in ``diffsim.rollout``.
             start: what ``self.start()`` returned, when the caller has it already.
+            truncate: let gradients pass back through at most so many control steps, as ``diffsim.rollout`` does.
+            frozen: give the first so many steps no gradient: neither their controls nor what came before them.
 
         Returns:
             The ``Trajectory``.
@@ -150,11 +165,12 @@ class Scene:
             SceneError: more steps than controls.
             SimulationError: the simulation left its domain.
         """
-        from diffsim.rollout import rollout
+        from diffsim.rollout import rollout, windows
 
         steps = self.steps if steps is None else steps
         if steps < 1:
             raise SceneError(f"scene {self.name!r}: steps={steps}; it must be at least 1")
+        detach = windows(steps, truncate)
         state, controls = self.start() if start is None else start
         if controls is not None and controls is not self.policy:
             if len(controls) < steps:
@@ -163,7 +179,15 @@ class Scene:
                 )
             controls = controls[:steps]
         return rollout(
-            self.model, state, controls=controls, steps=steps, every=self.every, memory=memory, progress=progress
+            self.model,
+            state,
+            controls=controls,
+            steps=steps,
+            every=self.every,
+            memory=memory,
+            progress=progress,
+            detach=detach,
+            frozen=frozen,
         )
 
     def loss(self, path: Trajectory) -> Tensor:
@@ -178,19 +202,47 @@ class Scene:
             value = self.objective(path)
         if getattr(value, "ndim", None) != 0:
             raise SceneError(f"scene {self.name!r}: the objective must return a scalar tensor, not {_describe(value)}")
-        return value
+        if not self.constraints:
+            return value
+        values = self._constrain(path)
+        self.constraint_values = {name: g.detach() for name, g in values.items()}
+        return value + self.lagrangian.term(values)
+
+    @property
+    def lagrangian(self):
+        """Multipliers and penalty of the constraints, which ``loss`` contains."""
+        from diffsim.constraints import AugmentedLagrangian
+
+        if self._lagrangian is None:
+            self._lagrangian = AugmentedLagrangian()
+        return self._lagrangian
+
+    def _constrain(self, path: Trajectory) -> dict[str, Tensor]:
+        """Values of the constraints by name."""
+        values = {}
+        for name, constraint in self.constraints.items():
+            with blame(file_of(constraint), f"constraint {name!r}"):
+                values[name] = constraint(path)
+            if not hasattr(values[name], "requires_grad"):
+                kind = _describe(values[name])
+                raise SceneError(f"scene {self.name!r}: constraint {name!r} must return a tensor, not {kind}")
+        return values
 
     def measure(self, path: Trajectory) -> dict[str, float]:
-        """Figures of a trajectory by name; empty when the scene defines none.
+        """Figures of a trajectory by name, with the constraints' ``violation``; empty when the scene defines none.
 
         Raises:
             SceneError: ``metrics`` fails or returns something else.
         """
-        if self.metrics is None:
-            return {}
-        with blame(file_of(self.metrics), "metrics"):
-            figures = self.metrics(path)
-            return {name: float(value) for name, value in figures.items()}
+        found = {}
+        if self.metrics is not None:
+            with blame(file_of(self.metrics), "metrics"):
+                found = {name: float(value) for name, value in self.metrics(path).items()}
+        if self.constraints:
+            from diffsim.constraints import violation
+
+            found["violation"] = violation(self._constrain(path))
+        return found
 
 
 def _describe(value) -> str:

@@ -46,11 +46,17 @@ def at_rest():
 
 
 def scene(
-    steps: int = 10, target: tuple = (1.0, 2.0), limit: float = 50.0, policy: bool = False, mode: str = ""
+    steps: int = 10,
+    target: tuple = (1.0, 2.0),
+    limit: float = 50.0,
+    policy: bool = False,
+    ceiling: float | None = None,
+    mode: str = "",
 ) -> Scene:
     """Push a particle so that it ends at a target.
 
     Args:
+        ceiling: height that the particle must not exceed, as a constraint.
         mode: what is wrong with the scene; "" for nothing.
     """
     push = torch.nn.Parameter(torch.zeros(steps, 1, 6, dtype=context.dtype))
@@ -78,5 +84,6 @@ def scene(
         objective=objective,
         metrics=lambda path: {"score": 1 / (1 + (path.x[-1] - goal).norm())},
         policy=Thruster() if policy else None,
+        constraints={} if ceiling is None else {"ceiling": lambda path: path.x[:, 0, 1] - ceiling},
         defaults={"method": "adam", "lr": 1.0, "iterations": 12},
     )

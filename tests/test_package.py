@@ -20,7 +20,7 @@ import diffsim
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("diffsim", "kernels", "scenes")  # of the product; as packages: diffsim, diffsim.kernels, diffsim.scenes
-OPTIONAL = {"quadrants"}  # the only extra that the product imports
+OPTIONAL = {"quadrants", "pytorch-optimizer", "yourdfpy", "gymnasium", "ray"}  # extras that the product imports
 
 # name -> arguments that programs outside this repository pass, by keyword or position
 PUBLIC = {
@@ -157,31 +157,31 @@ def test_product_imports_exactly_what_is_declared():
     used = set().union(*(imported(path) for folder in FOLDERS for path in modules(folder)))
     used -= set(sys.stdlib_module_names) | {"diffsim"}
     distributions = metadata.packages_distributions()
-    used = {canonicalize_name(name) for module in used for name in distributions[module]}
+    used = {canonicalize_name(name) for module in used for name in distributions.get(module, [module])}
     declared = {canonicalize_name(requirement.name) for requirement in requirements()}
     assert used - OPTIONAL == declared
 
 
 def test_constraints_pin_every_requirement_and_all_that_they_bring():
-    pinned, seen = pins(), set()
+    pinned, seen, looked_up = pins(), set(), set()
     pending = requirements()
     for extra in settings()["options.extras_require"]:
         pending += requirements(extra)
     while pending:
         requirement = pending.pop()
         name = canonicalize_name(requirement.name)
-        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
-            continue
         if name.startswith(("nvidia", "cuda", "triton")):
             continue  # torch's own builds pin these exactly
         assert name in pinned, f"{name} is not in constraints.txt"
         assert requirement.specifier.contains(pinned[name]), f"{requirement} against {pinned[name]}"
-        if name not in seen:
-            seen.add(name)
+        seen.add(name)
+        for extra in {"", *requirement.extras} - {extra for known, extra in looked_up if known == name}:
+            looked_up.add((name, extra))
             try:
-                pending += [Requirement(line) for line in metadata.requires(name) or []]
+                brought = [Requirement(line) for line in metadata.requires(name) or []]
             except metadata.PackageNotFoundError:
                 continue  # of an extra that is not installed here
+            pending += [r for r in brought if r.marker is None or r.marker.evaluate({"extra": extra})]
     assert seen == set(pinned)
 
 

@@ -1,0 +1,1 @@
+"""The methods of ``diffsim.optimize``: descent along gradients, populations without them, and what combines both."""
