@@ -172,7 +172,7 @@ class Iterative:
         r = np.linalg.norm(b - self.A @ x) / size
         if not r <= self.tolerance:
             raise SolverError(
-                f"{self.method} left a residual of {r:.1e} |b|, asked for {self.tolerance:.1e}: the matrix is singular, "
+                f"{self.method} left a residual of {r:.1e} |b|, asked for {self.tolerance:.1e}: the matrix is singular "
                 "or needs a better preconditioner or a direct method"
             )
         return x

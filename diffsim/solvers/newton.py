@@ -2,8 +2,8 @@
 
     H p = -g,  x <- x + alpha p,  alpha = 1, 1/2, ...  until  E(x + alpha p) <= E(x) + 1e-4 alpha p.g    (Armijo)
 
-Where H is not positive definite it is projected, element by element, for the direction only. The iteration stops when the largest
-entry of the step is below a length (or a speed times the time step), or at rounding.
+Where H is not positive definite it is projected, element by element, for the direction only. The iteration stops when
+the largest entry of the step is below a length (or a speed times the time step), or at rounding.
 
 Source: Nocedal and Wright, Numerical Optimization, 2nd ed. (2006), algorithm 3.2 (line search Newton with
 modification) and eq. 3.4 (sufficient decrease); Teran et al., Robust quasistatic finite elements and flesh simulation
