@@ -14,8 +14,8 @@ Adjoint of the force, for a nodal gradient b: with B = sum_a b_a (x) G_a, the de
 
 Hessian: dP/dF from ``stress_vjp`` of every unit direction; it is symmetric, being a second derivative of psi.
 
-Source: Sifakis and Barbic, FEM simulation of 3D deformable solids, SIGGRAPH 2012 course, sections 3.3 and 4.3 (here
-with any number of nodes).
+Source: the weak form in rest coordinates, as in Sifakis and Barbic, FEM simulation of 3D deformable solids, SIGGRAPH
+course (2012); here with any number of nodes.
 """
 
 import torch

@@ -128,7 +128,9 @@ def block(cells, size, origin=None, *, quadratic=False) -> SolidMesh:
     """
     d = len(cells)
     if d not in (2, 3) or len(size) != d or min(cells) < 1:
-        raise MeshError(f"block: cells={tuple(cells)}, size={tuple(size)}; give two or three of each, at least one cell")
+        raise MeshError(
+            f"block: cells={tuple(cells)}, size={tuple(size)}; give two or three of each, at least one cell"
+        )
     axes = [np.linspace(0.0, length, n + 1) for n, length in zip(cells, size, strict=True)]
     nodes = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, d) + (0.0 if origin is None else origin)
     number = np.arange(len(nodes)).reshape([n + 1 for n in cells])
@@ -166,20 +168,20 @@ def load_solid(path) -> SolidMesh:
 
 def from_meshio(mesh, name="mesh") -> SolidMesh:
     """A ``SolidMesh`` from a ``meshio.Mesh``: its tetrahedra, or else its triangles; other nodes are left out."""
-    for kind, d in CELLS.items():
-        blocks = [cells.data for cells in mesh.cells if cells.type == kind]
-        if blocks:
-            break
-    else:
+    found = {kind: [cells.data for cells in mesh.cells if cells.type == kind] for kind in CELLS}
+    kind = next((kind for kind in CELLS if found[kind]), None)
+    if kind is None:
         raise MeshError(f"{name} holds no tetrahedra and no triangles; mesh the inside of the body")
-    elements = np.concatenate(blocks)
+    elements, dim = np.concatenate(found[kind]), CELLS[kind]
     points = np.asarray(mesh.points, dtype=float)
-    if d == 2 and points.shape[1] == 3:
+    if dim == 2 and points.shape[1] == 3:
         if np.ptp(points[:, 2]) > 1e-9 * np.ptp(points):
-            raise MeshError(f"{name} holds triangles that are not in a plane z = constant; it is a surface, not a solid")
+            raise MeshError(
+                f"{name} holds triangles that are not in a plane z = constant; it is a surface, not a solid"
+            )
         points = points[:, :2]
     used, elements = np.unique(elements, return_inverse=True)
-    return SolidMesh(points[used], elements.reshape(-1, blocks[0].shape[1]))
+    return SolidMesh(points[used], elements.reshape(-1, found[kind][0].shape[1]))
 
 
 def as_solid(mesh) -> SolidMesh:

@@ -13,6 +13,7 @@ from diffsim.materials.neo_hookean import NeoHookean
 from diffsim.materials.newtonian import Newtonian
 from diffsim.materials.prescribed import Prescribed
 from diffsim.materials.snow import Snow
+from diffsim.materials.st_venant_kirchhoff import StVenantKirchhoff
 from diffsim.materials.stable_neo_hookean import StableNeoHookean
 from diffsim.materials.tait import Tait
 from diffsim.materials.von_mises import VonMises
@@ -30,6 +31,7 @@ __all__ = [
     "Newtonian",
     "Prescribed",
     "Snow",
+    "StVenantKirchhoff",
     "StableNeoHookean",
     "Tait",
     "VonMises",

@@ -13,19 +13,17 @@ with lumped masses M, a damping rate c, elastic energy Psi and loads f, and
 (Newmark: the trapezoidal rule, beta = 1/4, gamma = 1/2). Psi + inertia - f.x is minimized by projected Newton. The
 adjoint is one linear solve with the exact Hessian at the solution (``solvers.implicit``).
 
-Source: Martin et al., Example-based elastic materials, ACM TOG 30 (2011), section 4, for the incremental potential;
-Hairer and Wanner, Solving Ordinary Differential Equations II, section III.1, for BDF2; Newmark, J. Eng. Mech. 85 (1959).
+Source: Martin et al., Example-based elastic materials, ACM TOG 30 (2011), for the incremental potential; Newmark,
+J. Eng. Mech. Div. 85 (1959). Both second-order rules are exact for motion at constant acceleration.
 """
 
 import math
-from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from diffsim.errors import DataError, SceneError, SimulationError, SolverError
+from diffsim.errors import DataError, SceneError, SimulationError
 from diffsim.kernels.arrays import context
 from diffsim.kernels.control_step import one_torch_thread
 from diffsim.models.boundary import Support, traction_load
@@ -107,7 +105,8 @@ class Deformable(nn.Module):
     @property
     def spacing(self) -> float:
         """A length that matters [m]: the extent over the number of nodes along an axis."""
-        extent = float((self.X.amax(0) - self.X.amin(0)).max())
+        X = self.X.detach()
+        extent = float((X.amax(0) - X.amin(0)).max())
         return extent / max(1.0, len(self.X) ** (1 / self.dim) - 1)
 
     @property
@@ -137,14 +136,17 @@ class Deformable(nn.Module):
             values[key] = value.contiguous()
         zero = torch.zeros_like(self.X)
         past = zero.new_zeros(shape[0], PAST[self.integrator], shape[1])
-        if self.integrator == "bdf2":  # as if it had moved uniformly, to which the first step adds an error of h^2
-            past = torch.stack([values["x"] - self.dt * values["v"], values["v"]], 1)
         state = NodalState(values["x"], values["v"], zero, past, values["X"], torch.zeros((), dtype=torch.float64))
-        if self.integrator == "newmark":
+        if self.integrator in ("newmark", "bdf2"):
             inputs = self.term_inputs(state.X)
             mass, load = self._loads(state.X, 0.0)
             a = (load - self._forces(state.x, inputs)) / mass[:, None]
-            state = state._replace(a=torch.where(self.support.held, zero, a))
+            a, h = torch.where(self.support.held, zero, a), self.dt
+            if self.integrator == "newmark":
+                return state._replace(a=a)
+            # as if it had moved with this acceleration before: what an error there costs is of second order
+            past = torch.stack([state.x - h * state.v + h * h / 2 * a, state.v - h * a], 1)
+            return state._replace(past=past)
         return state
 
     # --- loads and reactions
@@ -325,5 +327,3 @@ class Deformable(nn.Module):
 
 def _first_bad(value):
     return int((~torch.isfinite(value)).nonzero()[0][0])
-
-

@@ -16,9 +16,7 @@ from diffsim.materials.composite import combine
 def simplex_rule(D: int, k: int):
     """Shape functions N (q, k), gradients dN (q, k, D) in unit coordinates, weights (q,) that add up to 1/D!.
 
-    Linear elements take the centroid, quadratic ones the symmetric rule of degree 2 with D + 1 points.
-    Source: Zienkiewicz and Taylor, The Finite Element Method, 5th ed. (2000), tables 9.2 and 9.3.
-    """
+    Linear elements take the centroid, quadratic ones the symmetric rule of degree 2 with D + 1 points."""
     unit = np.concatenate([-np.ones((1, D)), np.eye(D)])  # gradients of the barycentric coordinates
     if k == D + 1:
         return np.full((1, k), 1 / k), unit[None], np.array([1 / math.factorial(D)])
@@ -31,8 +29,10 @@ def simplex_rule(D: int, k: int):
     N = np.concatenate([L * (2 * L - 1), 4 * L[:, pairs[:, 0]] * L[:, pairs[:, 1]]], axis=1)
     corners = (4 * L - 1)[..., None] * unit
     first, second = L[:, pairs[:, 0], None], L[:, pairs[:, 1], None]
-    return N, np.concatenate([corners, 4 * (first * unit[pairs[:, 1]] + second * unit[pairs[:, 0]])], axis=1), np.full(
-        D + 1, 1 / math.factorial(D) / (D + 1)
+    return (
+        N,
+        np.concatenate([corners, 4 * (first * unit[pairs[:, 1]] + second * unit[pairs[:, 0]])], axis=1),
+        np.full(D + 1, 1 / math.factorial(D) / (D + 1)),
     )
 
 
@@ -50,9 +50,7 @@ class Elements:
     def __init__(self, elements, rest_dim: int, functions, node_count: int, *, invertible=False):
         self.elements = torch.as_tensor(np.asarray(elements))
         self.count, k = self.elements.shape
-        self.N, self.dN, self.weights = (
-            torch.as_tensor(a, dtype=context.dtype) for a in simplex_rule(rest_dim, k)
-        )
+        self.N, self.dN, self.weights = (torch.as_tensor(a, dtype=context.dtype) for a in simplex_rule(rest_dim, k))
         self.points = len(self.weights)
         self.rest_dim, self.node_count, self.invertible = rest_dim, node_count, invertible
         self.topology = kernels.Topology(self.elements.repeat_interleave(self.points, 0), node_count)

@@ -50,7 +50,8 @@ class FEM(Deformable):
 
     def __init__(self, mesh, material, *, dt: float, substeps: int = 1, integrator: str = "euler", gravity=None,
                  body_force: Callable | None = None, prescribed=(), tractions: Sequence = (), forces=None,
-                 damping: float = 0.0, tolerance: float = 1e-6, iterations: int = 100, linear: str = "auto"):  # fmt: skip
+                 damping: float = 0.0, tolerance: float = 1e-6, iterations: int = 100, linear: str = "auto",
+                 ):  # fmt: skip
         mesh = as_solid(mesh)
         super().__init__(torch.from_numpy(mesh.nodes), dt=dt, substeps=substeps, integrator=integrator,
                          gravity=gravity, body_force=body_force, prescribed=prescribed, tractions=tractions,

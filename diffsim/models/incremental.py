@@ -98,5 +98,3 @@ class Incremental:
         """Whether no term forbids the way from a state (n d) to free coordinates y and the held ones."""
         start, end = old.reshape(self.shape), self.full(y)
         return all(term.limit(start, end) >= 1.0 for term in self.terms if hasattr(term, "limit"))
-
-

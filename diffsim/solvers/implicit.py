@@ -4,8 +4,7 @@ The adjoint is one linear solve at the solution, with the exact Jacobian, whatev
 
     J^T z = grad_x,    grad_input = -(dg/dinput)^T z,    J = dg/dx.
 
-Source: the implicit function theorem; Blondel et al., Efficient and modular implicit differentiation (NeurIPS 2022),
-section 2.1, eq. 2 and its vector-Jacobian products.
+Source: the implicit function theorem; Blondel et al., Efficient and modular implicit differentiation (NeurIPS 2022).
 """
 
 from collections.abc import Callable, Sequence

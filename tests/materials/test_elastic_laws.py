@@ -43,6 +43,9 @@ LAWS = {
     materials.Hencky: lambda s, e, mu, lam: (
         mu * ((torch.log(s) ** 2).sum() + torch.log(e) ** 2) + lam / 2 * log_det(s, e) ** 2
     ),
+    materials.StVenantKirchhoff: lambda s, e, mu, lam: (
+        mu / 4 * (((s**2 - 1) ** 2).sum() + (e**2 - 1) ** 2) + lam / 8 * ((s**2 - 1).sum() + e**2 - 1) ** 2
+    ),
     materials.Liquid: lambda s, e, mu, lam: lam / 2 * (s.prod() * e - 1) ** 2,
     materials.StableNeoHookean: lambda s, e, mu, lam: stable(s, e, 4 / 3 * mu, lam + 5 / 6 * mu, 0.75, 1),
     stable_neo_hookean_without_logarithm: lambda s, e, mu, lam: stable(s, e, mu, lam + mu, 1, 0),

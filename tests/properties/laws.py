@@ -66,6 +66,7 @@ MATERIALS = {
     "Hencky": elastic(laws.Hencky),
     "StableNeoHookean": elastic(laws.StableNeoHookean),
     "StableNeoHookean, no logarithm": elastic(laws.StableNeoHookean, logarithm=False),
+    "StVenantKirchhoff": elastic(laws.StVenantKirchhoff),
     "LinearElastic": elastic(laws.LinearElastic, objective=False, isotropic=False),
     "Liquid": elastic(laws.Liquid),
     "Tait": Row(tait),

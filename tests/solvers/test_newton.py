@@ -35,12 +35,12 @@ START = np.array([0.1, 0.2, -0.05, 2.0])
 
 def test_it_finds_minima_from_where_the_hessian_is_indefinite():
     force = np.array([0.1, 0.0, -0.1, 0.3])
-    x, record = minimize(Springs(force), START, Settings(1e-9, linear="superlu"))
+    x, record = minimize(Springs(force), START, Settings(1e-7, linear="superlu"))
     assert np.abs(Springs(force).gradient(x)).max() < 1e-14
     assert (3 * x * x - 1 > 0).all() and (np.sign(x) == [1, 1, -1, 1]).all()
     assert any(record.projected) and not record.projected[-1]
     assert record.iterations < 15
-    assert record.steps[-1] < 1e-9 and record.steps[-2] < 1e-4  # quadratic at the end
+    assert record.steps[-1] < 1e-7 and record.steps[-2] < 1e-4  # quadratic at the end
     assert (np.diff(record.energies) <= 1e-15).all()
 
 
