@@ -4,5 +4,6 @@ from diffsim.models.boundary import Prescribed
 from diffsim.models.deformable import NodalState
 from diffsim.models.fem import FEM
 from diffsim.models.mpm import MPM, State
+from diffsim.models.shell import Shell
 
-__all__ = ["FEM", "MPM", "NodalState", "Prescribed", "State"]
+__all__ = ["FEM", "MPM", "NodalState", "Prescribed", "Shell", "State"]
