@@ -4,8 +4,8 @@ A hinge is an edge x0 x1 between the faces (x0, x1, x2) and (x1, x0, x3), with n
 
     theta = atan2(e.(n1 x n2), n1.n2),    e = (x1 - x0)/|x1 - x0|,
 
-lies between -pi and pi, is zero for a flat hinge and positive for a ridge seen from the normals' side. With q_k = n_k/h_k,
-h_k the height of the face over the edge, and s_k the foot of that height along the edge (0 at x0, 1 at x1),
+lies between -pi and pi, is zero for a flat hinge and positive for a ridge seen from the normals' side. With
+q_k = n_k/h_k, h_k the height of the face over the edge, and s_k its foot along the edge (0 at x0, 1 at x1),
 
     dtheta = ((1 - s1) q1 + (1 - s2) q2,  s1 q1 + s2 q2,  -q1,  -q2) . (dx0, dx1, dx2, dx3).
 
@@ -213,3 +213,19 @@ def stiffness(topology, x, m, c):
     blocks = x.new_empty(len(m), 144)
     launch(blocks_forward, x, topology.nodes, m.contiguous(), c.contiguous(), blocks)
     return blocks.reshape(-1, 12, 12)
+
+
+@ti.kernel
+def gradient_forward(x: Vectors, hinges: IntegerRows, rows: Rows):
+    for h in range(rows.shape[0]):
+        e, f, g = sides(x, hinges, h)
+        first = angle_gradient(e, f, g)
+        for a, i in ti.static(ti.ndrange(4, 3)):
+            rows[h, 3 * a + i] = first[a, i]
+
+
+def gradients(topology, x):
+    """dtheta/dx of every hinge's four nodes (h, 12), not differentiable: what ``moments`` adds up."""
+    rows = x.new_empty(len(topology.nodes), 12)
+    launch(gradient_forward, x, topology.nodes, rows)
+    return rows

@@ -82,8 +82,8 @@ def hinges(faces) -> np.ndarray:
 def sheet(cells, size, origin=(0.0, 0.0, 0.0), *, pattern="alternating"):
     """A flat sheet in the plane z = const with normals along +z: vertices ((N + 1)(M + 1), 3) and faces (2 N M, 3).
 
-    Vertex (i, j) has the index i (M + 1) + j. "alternating" and "diagonal" cut squares along diagonals that alternate or
-    not; "equilateral" moves every second row by half an edge (its ends stay straight), and its triangles are
+    Vertex (i, j) has the index i (M + 1) + j. "alternating" and "diagonal" cut squares along diagonals that alternate
+    or not; "equilateral" moves every second row by half an edge (its ends stay straight), and its triangles are
     equilateral where size = (N sqrt(3)/2 l, M l).
     """
     if pattern not in PATTERNS:
@@ -98,7 +98,7 @@ def sheet(cells, size, origin=(0.0, 0.0, 0.0), *, pattern="alternating"):
     if pattern == "equilateral":
         inner = (i % 2 == 1) & (j > 0) & (j < M)
         y = np.where(inner, y - 0.5 * size[1] / M, y)
-        even = ((i[:-1, :-1] % 2) == 1)[..., None]
+        even = ((i[:-1, :-1] % 2) == 0)[..., None]
     elif pattern == "diagonal":
         even = np.ones((N, M, 1), dtype=bool)
     else:

@@ -100,7 +100,7 @@ class Deformable(nn.Module):
 
     def _finish(self):
         free = (~self.support.held).reshape(-1).numpy()
-        self.pattern = Pattern([term.dofs(self.dim) for term in self.terms], free)
+        self.pattern = Pattern([dofs for term in self.terms for dofs in term.dofs(self.dim)], free)
 
     @property
     def spacing(self) -> float:

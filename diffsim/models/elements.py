@@ -62,10 +62,10 @@ class Elements:
         self.shares = squares / squares.sum()
         self._rest = None
 
-    def dofs(self, dim: int) -> np.ndarray:
+    def dofs(self, dim: int) -> list[np.ndarray]:
         """Unknowns of every point, (m q, k dim)."""
         nodes = self.topology.nodes.numpy().astype(np.int64)
-        return (nodes[:, :, None] * dim + np.arange(dim)).reshape(len(nodes), -1)
+        return [(nodes[:, :, None] * dim + np.arange(dim)).reshape(len(nodes), -1)]
 
     def rest(self, X: Tensor) -> tuple[Tensor, Tensor]:
         """Gradients of the shape functions G (m q, k, D) [1/m] and weights w (m q,) [m^D], differentiable in X.
@@ -133,9 +133,9 @@ class Elements:
         size = (inputs[1] * inputs[3].abs().sum(1)).sum()  # moduli times volume: of what cancels at rest
         return float(psi.sum()), float(psi.abs().sum() + 0.01 * size)
 
-    def stiffness(self, x, inputs, project) -> np.ndarray:
+    def stiffness(self, x, inputs, project) -> list[np.ndarray]:
         """Hessian by points, (m q, k d, k d)."""
-        return kernels.stiffness(self.topology, self.laws, x, *inputs, project=project).numpy()
+        return [kernels.stiffness(self.topology, self.laws, x, *inputs, project=project).numpy()]
 
 
 def flattened(J):

@@ -60,7 +60,8 @@ class Incremental:
 
     def hessian(self, y, project):
         x = self.full(y)
-        blocks = [term.stiffness(x, own, project) for term, own in zip(self.terms, self.inputs, strict=True)]
+        groups = [term.stiffness(x, own, project) for term, own in zip(self.terms, self.inputs, strict=True)]
+        blocks = [block for group in groups for block in group]
         return self.pattern.assemble(blocks, self.diagonal)
 
     def limit(self, y, p):

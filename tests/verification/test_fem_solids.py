@@ -151,7 +151,7 @@ def test_a_clamped_beam_vibrates_at_its_frequency(record):
         prescribed=mesh.select(lambda X: X[:, 0] == 0),
     )  # fmt: skip
     (inputs,) = model.term_inputs(model.X)
-    K = model.pattern.assemble([model.elements.stiffness(model.X, inputs, False)], 0.0)
+    K = model.pattern.assemble(model.elements.stiffness(model.X, inputs, False), 0.0)
     mass = model.nodal(model.X)[0][:, None].expand(-1, 2).reshape(-1)[model.free].numpy()
     values = eigsh(K, 1, diags(mass).tocsc(), sigma=0.0, return_eigenvectors=False)
     how = "FEM, 20 x 2 quadratic triangles, lumped masses, nu = 0, eigenproblem"
