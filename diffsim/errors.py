@@ -33,7 +33,17 @@ class SimulationError(DiffsimError):
 
 
 class SolverError(DiffsimError):
-    """A solver that did not converge."""
+    """A solver that did not converge.
+
+    Attributes:
+        history: what the iterations did, where there were any (``diffsim.solvers.newton.Record``).
+        step: control step of a rollout, counted from its first.
+        state: the last good state of a rollout.
+    """
+
+    def __init__(self, message, history=None, step=None, state=None):
+        super().__init__(message)
+        self.history, self.step, self.state = history, step, state
 
 
 class GradientError(DiffsimError):

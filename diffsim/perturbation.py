@@ -14,7 +14,7 @@ from diffsim.errors import GradientError, SceneError
 from diffsim.kernels.arrays import context
 from diffsim.rollout import rollout
 
-STATE_INPUTS = ("x", "v", "C", "F", "q", "volume", "pose")
+STATE_INPUTS = ("x", "v", "a", "past", "C", "F", "q", "X", "volume", "pose")
 RESULTS = ("x", "v", "F", "q", "C", "wrench", "pose")
 FIRST_STEP, LAST_STEP = 1e-3, 1e-7  # of the differences, relative to the input's scale
 TAYLOR_STEPS = [1e-2 * 2.0**-k for k in range(18)]
@@ -64,7 +64,10 @@ class Problem:
         Raises:
             SceneError: a name that is no input.
         """
-        found = {name: getattr(self.state, name) for name in STATE_INPUTS if getattr(self.state, name).numel()}
+        fields = {name: getattr(self.state, name, None) for name in STATE_INPUTS}
+        found = {name: value for name, value in fields.items() if value is not None and value.numel()}
+        if hasattr(self.model, "grid"):  # rest positions only say where a particle came from
+            found.pop("X", None)
         if isinstance(self.controls, Tensor):
             found["controls"] = self.controls[: self.steps]
         known = {name: store[key] for name, (store, key) in self.slots.items()}
@@ -145,10 +148,11 @@ class Problem:
 
     def _default(self, path):
         """sum W (z + z^2/2), z the change of the results from those of the first call, W fixed random numbers."""
-        last = {name: getattr(path[-1], name) for name in RESULTS if getattr(path[-1], name).numel()}
+        last = {name: getattr(path[-1], name, None) for name in RESULTS}
+        last = {name: value for name, value in last.items() if value is not None and value.numel()}
         if not self.reference:
             generator = torch.Generator().manual_seed(self.seed)
-            dx, duration = self.model.grid.dx, self.steps * self.model.substeps * self.model.dt
+            dx, duration = self.spacing, self.steps * self.model.substeps * self.model.dt
             # in uniform flight the spread over particles is rounding: a change that matters is the least unit
             least = {"x": dx, "v": dx / duration, "C": 1 / duration, "F": 1e-3}
             for name, value in last.items():
@@ -163,12 +167,17 @@ class Problem:
             total = total + (weight * (z + z * z / 2)).sum()
         return total
 
+    @property
+    def spacing(self) -> float:
+        """Cell size of a grid, or the spacing of a mesh [m]."""
+        return self.model.grid.dx if hasattr(self.model, "grid") else self.model.spacing
+
     def scale(self, name: str, value: Tensor) -> float:
         """Size of a change of an input that matters."""
-        dx, duration = self.model.grid.dx, self.steps * self.model.substeps * self.model.dt
-        if name in ("x", "pose") or (name == "controls" and value.shape[-1] == 7):
+        dx, duration = self.spacing, self.steps * self.model.substeps * self.model.dt
+        if name in ("x", "X", "past", "pose") or (name == "controls" and value.shape[-1] == 7):
             return dx
-        least = {"v": dx / duration, "C": 1 / duration, "F": 1.0, "gravity": dx / duration**2}
+        least = {"v": dx / duration, "a": dx / duration**2, "C": 1 / duration, "F": 1.0, "gravity": dx / duration**2}
         least["controls"] = least["v"]
         return max(float(value.abs().max()), least.get(name, 0.0)) or 1.0
 

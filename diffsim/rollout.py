@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from diffsim.errors import SceneError, SimulationError
+from diffsim.errors import SceneError, SimulationError, SolverError
 from diffsim.kernels.tiles import CELLS, NODES, wrap
 
 UNITS = {"": 1, "b": 1, "kb": 1e3, "mb": 1e6, "gb": 1e9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
@@ -99,6 +99,8 @@ def estimate(model, state, steps: int, *, every: int = 1, memory="2GiB") -> Esti
         SceneError: not even two stored states fit.
     """
     budget, count = parse_memory(memory), len(state.x)
+    if hasattr(model, "footprint"):
+        return _plan_of_steps(model, state, steps, every, budget, memory)
     fields = (state.x, state.v, state.C, state.F, state.q)
     state_bytes = sum(t[0].numel() * t.element_size() for t in fields) * count
     item, dim, substeps = state.x.element_size(), state.x.shape[1], model.substeps
@@ -127,6 +129,24 @@ def estimate(model, state, steps: int, *, every: int = 1, memory="2GiB") -> Esti
     peak = work + frames + kept
     return Estimate(
         count, steps, substeps, state_bytes, work, snapshots, repetitions(steps, snapshots), store, int(peak)
+    )
+
+
+def _plan_of_steps(model, state, steps, every, budget, memory) -> Estimate:
+    """The plan of a model whose control steps keep what they need: ``model.footprint(state)`` -> bytes of a state, and
+    of what one differentiated step keeps."""
+    state_bytes, kept = model.footprint(state)
+    frames = (steps // every + 1) * state_bytes
+    work = kept + frames
+    snapshots = min(steps, int((budget - work) // kept))
+    if snapshots < min(2, steps):
+        raise SceneError(
+            f"memory={memory!r} is too little for the gradient of {len(state.x):,} nodes: give at least "
+            f"{(work + 2 * kept) / 2**20:,.0f} MiB, or record fewer frames (every=)"
+        )
+    times, peak = repetitions(steps, snapshots), work + snapshots * kept
+    return Estimate(
+        len(state.x), steps, model.substeps, state_bytes, work, snapshots, times, snapshots >= steps, int(peak)
     )
 
 
@@ -217,7 +237,9 @@ def rollout(
     """
     if isinstance(controls, Tensor):
         if controls.dim() != 3:
-            raise SceneError(f"controls have shape {tuple(controls.shape)}; expected (steps, tools, 6 or 7)")
+            raise SceneError(
+                f"controls have shape {tuple(controls.shape)}; expected (steps, tools, 6 or 7), or (steps, nodes, d)"
+            )
         steps = len(controls) if steps is None else steps
         if len(controls) < steps:
             raise SceneError(f"controls are given for {len(controls)} steps, but steps={steps}")
@@ -245,7 +267,7 @@ def rollout(
             control = control if control is None else control.detach()
         try:
             after = model(state, control, **options)
-        except SimulationError as error:
+        except (SimulationError, SolverError) as error:
             error.step, error.state = number, state
             raise
         if number >= done:  # not again while recomputing

@@ -102,7 +102,8 @@ def gradcheck(
 
     Args:
         model, state, controls, steps, memory: of the rollout; steps is 1 unless given here or by the controls.
-        wrt: names of inputs: fields of the state (x, v, C, F, q, volume, pose), "controls", "gravity", and parameters
+        wrt: names of inputs: fields of the state (x, v, C, F, q, volume, pose; of
+            a body of nodes x, v, a, past, X), "controls", "gravity", and parameters
             or buffers of the model or the policy ("materials.0.elastic.E", "tools.0.friction", "policy.0.weight"). None
             takes all of these but the buffers.
         objective: trajectory -> scalar; by default a fixed smooth function of the last state and wrench.

@@ -10,6 +10,7 @@ from diffsim.kernels.lang import ti
 Scalars = ti.types.ndarray(ndim=1)  # (n,) floats, precision from the tensor
 Rows = ti.types.ndarray(ndim=2)  # (n, k) floats, read by scalar
 Vectors = ti.types.ndarray(element_dim=1, ndim=1)  # (n, k) floats, read by row
+VectorRows = ti.types.ndarray(element_dim=1, ndim=2)  # (n, j, k) floats, read by row
 Matrices = ti.types.ndarray(element_dim=2, ndim=1)  # (n, d, d) floats
 Integers = ti.types.ndarray(dtype=ti.i32, ndim=1)
 IntegerRows = ti.types.ndarray(dtype=ti.i32, ndim=2)

@@ -2,7 +2,7 @@
 
 import importlib
 
-_MODULES = ("bodies", "mesh", "sampling", "shapes")
+_MODULES = ("bodies", "mesh", "sampling", "shapes", "solid", "surface")
 
 
 def __getattr__(name):

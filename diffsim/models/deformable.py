@@ -1,0 +1,329 @@
+"""Bodies of nodes moved by an incremental potential: time steps, equilibria, reactions, and their gradients.
+
+A step solves, for the free coordinates of x,
+
+    g(x) = M ((x - x^)/b^2 + c (x - y)/b) + dPsi/dx (x) - f = 0,      v = (x - y)/b,   a = (x - x^)/b^2
+
+with lumped masses M, a damping rate c, elastic energy Psi and loads f, and
+
+    implicit Euler  b = h          y = x_t                       x^ = y + b v_t
+    BDF2            b = 2 h/3      y = (4 x_t - x_(t-1))/3       x^ = y + b (4 v_t - v_(t-1))/3
+    Newmark         b = h/2        y = x^ - b (v_t + b a_t)      x^ = x_t + h v_t + h^2/4 a_t
+
+(Newmark: the trapezoidal rule, beta = 1/4, gamma = 1/2). Psi + inertia - f.x is minimized by projected Newton. The
+adjoint is one linear solve with the exact Hessian at the solution (``solvers.implicit``).
+
+Source: Martin et al., Example-based elastic materials, ACM TOG 30 (2011), for the incremental potential; Newmark,
+J. Eng. Mech. Div. 85 (1959). Both second-order rules are exact for motion at constant acceleration.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from diffsim.errors import DataError, SceneError, SimulationError
+from diffsim.kernels.arrays import context
+from diffsim.kernels.control_step import one_torch_thread
+from diffsim.models.boundary import Support, traction_load
+from diffsim.models.incremental import Incremental
+from diffsim.solvers.assembly import Pattern
+from diffsim.solvers.implicit import root
+from diffsim.solvers.newton import Settings
+
+INTEGRATORS = ("euler", "bdf2", "newmark", "explicit")
+PAST = {"euler": 0, "bdf2": 2, "newmark": 0, "explicit": 0}
+
+
+class NodalState(NamedTuple):
+    """Everything that a step reads and writes.
+
+    x: position [m], (n, d). v: velocity [m/s], (n, d). a: acceleration [m/s^2] of the last step, (n, d). past: of BDF2,
+    position and velocity one step before, (n, 2, d), else (n, 0, d). X: rest position [m], (n, d). time: [s], scalar.
+    """
+
+    x: Tensor
+    v: Tensor
+    a: Tensor
+    past: Tensor
+    X: Tensor
+    time: Tensor
+
+
+class Deformable(nn.Module):
+    """What ``FEM`` and ``Shell`` share; see there for the arguments. A subclass sets ``terms`` and calls ``_finish``.
+
+    ``term_inputs(X)`` returns, per term, the tensors that the term's force depends on; ``nodal(X)`` the masses and the
+    weights of loads per unit mass.
+    """
+
+    def __init__(self, X, *, dt, substeps, integrator, gravity, body_force, prescribed, tractions, forces, damping,
+                 tolerance, iterations, linear):  # fmt: skip
+        super().__init__()
+        name = type(self).__name__
+        if not context.ready:
+            raise SceneError("the engine is not initialized: call diffsim.init(device=..., precision=...) first")
+        if context.dtype != torch.float64 or context.device != "cpu":
+            raise SceneError(
+                f"{name} solves in f64 on the CPU: call diffsim.init(device='cpu', precision='f64'), or pass "
+                "--precision f64"
+            )
+        if not (dt > 0 and math.isfinite(dt)):
+            raise SceneError(f"{name}: dt={dt!r}; give a positive time step in seconds")
+        if int(substeps) != substeps or substeps < 1:
+            raise SceneError(f"{name}: substeps={substeps!r}; give a whole number, at least 1")
+        if integrator not in INTEGRATORS:
+            raise SceneError(f"{name}: integrator={integrator!r}; use one of {', '.join(INTEGRATORS)}")
+        if not tolerance > 0 or not damping >= 0:
+            raise SceneError(f"{name}: tolerance={tolerance!r}, damping={damping!r}; give a positive speed and a rate")
+        self.dt, self.substeps, self.integrator = float(dt), int(substeps), integrator
+        self.damping, self.tolerance, self.iterations, self.linear = damping, tolerance, int(iterations), linear
+        self.body_force, self.tractions, self.forces = body_force, list(tractions), forces
+        X = torch.as_tensor(X).to(context.dtype)
+        self.register_buffer("X", X)
+        count, self.dim = X.shape
+        gravity = (0.0,) * self.dim if gravity is None else gravity
+        if not isinstance(gravity, Tensor):
+            gravity = torch.tensor([float(g) for g in gravity], dtype=context.dtype)
+        if gravity.shape != (self.dim,):
+            raise SceneError(f"{name}: gravity has {gravity.numel()} numbers; the mesh has {self.dim} axes")
+        if isinstance(gravity, nn.Parameter):
+            self.gravity = gravity
+        else:
+            self.register_buffer("gravity", gravity)
+        self.support = Support(prescribed, count, self.dim)
+        self.free = (~self.support.held).reshape(-1).nonzero().flatten()
+        if integrator == "bdf2" and substeps < 1:
+            raise SceneError(f"{name}: BDF2 needs a step")
+        self.terms, self.records, self.trace = [], None, None
+
+    def _finish(self):
+        free = (~self.support.held).reshape(-1).numpy()
+        self.pattern = Pattern([dofs for term in self.terms for dofs in term.dofs(self.dim)], free)
+
+    @property
+    def spacing(self) -> float:
+        """A length that matters [m]: the extent over the number of nodes along an axis."""
+        X = self.X.detach()
+        extent = float((X.amax(0) - X.amin(0)).max())
+        return extent / max(1.0, len(self.X) ** (1 / self.dim) - 1)
+
+    @property
+    def control_size(self) -> int:
+        """Numbers per driven node in a control."""
+        return self.dim
+
+    def initial_state(self, x=None, v=0.0, *, X=None) -> NodalState:
+        """A state at time 0: at rest in the rest shape unless given.
+
+        Args:
+            x: positions (n, d) [m]. v: a number, (d,) or (n, d) [m/s]. X: rest positions (n, d), the mesh's when None.
+
+        Raises:
+            DataError: shapes that do not fit, or values that are not finite.
+        """
+        shape, values = self.X.shape, {}
+        X = self.X if X is None else X
+        for key, value in (("x", X if x is None else x), ("v", v), ("X", X)):
+            value = torch.as_tensor(value).to(context.dtype)
+            try:
+                value = value.expand(shape) if value.shape != shape else value
+            except RuntimeError:
+                raise DataError(f"initial_state: {key} has shape {tuple(value.shape)}; expected {shape}") from None
+            if not torch.isfinite(value).all():
+                raise DataError(f"initial_state: {key} is not finite at node {_first_bad(value)}")
+            values[key] = value.contiguous()
+        zero = torch.zeros_like(self.X)
+        past = zero.new_zeros(shape[0], PAST[self.integrator], shape[1])
+        state = NodalState(values["x"], values["v"], zero, past, values["X"], torch.zeros((), dtype=torch.float64))
+        if self.integrator in ("newmark", "bdf2"):
+            inputs = self.term_inputs(state.X)
+            mass, load = self._loads(state.X, 0.0)
+            a = (load - self._forces(state.x, inputs)) / mass[:, None]
+            a, h = torch.where(self.support.held, zero, a), self.dt
+            if self.integrator == "newmark":
+                return state._replace(a=a)
+            # as if it had moved with this acceleration before: what an error there costs is of second order
+            past = torch.stack([state.x - h * state.v + h * h / 2 * a, state.v - h * a], 1)
+            return state._replace(past=past)
+        return state
+
+    # --- loads and reactions
+
+    def _loads(self, X, time):
+        """Masses (n,) and nodal loads (n, d) [N] at a time."""
+        mass, weight = self.nodal(X)
+        acceleration = self.gravity.to(X).expand_as(X)
+        if self.body_force is not None:
+            acceleration = acceleration + torch.as_tensor(self.body_force(X, time)).to(X)
+        load = weight[:, None] * acceleration
+        for faces, traction in self.tractions:
+            load = load + traction_load(X, faces, traction(time) if callable(traction) else traction)
+        if self.forces is not None:
+            load = load + torch.as_tensor(self.forces(X, time) if callable(self.forces) else self.forces).to(X)
+        return mass, load
+
+    def _forces(self, x, inputs):
+        total = self.terms[0].force(x, *inputs[0])
+        for term, own in zip(self.terms[1:], inputs[1:], strict=True):
+            total = total + term.force(x, *own)
+        return total
+
+    def reactions(self, state: NodalState) -> Tensor:
+        """Forces of the supports on the body (n, d) [N], zero where nothing is held; differentiable.
+
+        R = M (a + c v) + dPsi/dx - f at the time of the state; of a static solution a = v = 0.
+        """
+        mass, load = self._loads(state.X, float(state.time))
+        total = mass[:, None] * (state.a + self.damping * state.v) - load
+        total = total + self._forces(state.x, self.term_inputs(state.X))
+        return torch.where(self.support.held, total, torch.zeros_like(total))
+
+    @torch.no_grad()
+    def energy(self, state: NodalState) -> dict[str, float]:
+        """Elastic and kinetic energy [J]."""
+        inputs = self.term_inputs(state.X)
+        elastic = sum(term.energy(state.x, own)[0] for term, own in zip(self.terms, inputs, strict=True))
+        mass, _ = self.nodal(state.X)
+        return {"elastic": elastic, "kinetic": float((mass[:, None] * state.v.square()).sum() / 2)}
+
+    # --- steps
+
+    @one_torch_thread()
+    def forward(self, state: NodalState, control: Tensor | None = None, *, store: bool = False) -> NodalState:
+        """One control step of ``substeps`` steps.
+
+        Args:
+            state: at the start.
+            control: velocities (k, d) [m/s] of the prescribed nodes without a motion of their own, in their order.
+            store: accepted for ``rollout``; a step keeps its solution in any case.
+
+        Raises:
+            SolverError: no convergence; ``history`` says what the iterations did.
+            SimulationError: of the explicit integrator, a position that is not finite.
+        """
+        for _ in range(self.substeps):
+            state = self._step(state, control)
+        return state
+
+    def _step(self, state, control):
+        h = self.dt
+        time = float(state.time) + h
+        inputs = self.term_inputs(state.X)
+        target = self.support.positions(state.x, state.X, time, control, h)
+        if self.integrator == "explicit":
+            return self._explicit(state, target, inputs, time)
+        mass, load = self._loads(state.X, time)
+        if self.integrator == "euler":
+            b, y, u = h, state.x, state.v
+            hat = y + b * u
+        elif self.integrator == "bdf2":
+            b, y = 2 * h / 3, (4 * state.x - state.past[:, 0]) / 3
+            hat = y + b * (4 * state.v - state.past[:, 1]) / 3
+        else:
+            b, hat = h / 2, state.x + h * state.v + h * h / 4 * state.a
+            y = hat - b * (state.v + b * state.a)
+        x = self._root(state, target, inputs, load, (mass, hat, y), b, f"step to t = {time:.6g} s")
+        past = torch.stack([state.x, state.v], 1) if self.integrator == "bdf2" else state.past
+        return state._replace(x=x, v=(x - y) / b, a=(x - hat) / (b * b), past=past, time=state.time + h)
+
+    def _explicit(self, state, target, inputs, time):
+        """Symplectic Euler: v' = v + h a, x' = x + h v', the force at the old position."""
+        mass, load = self._loads(state.X, float(state.time))
+        a = (load - self._forces(state.x, inputs)) / mass[:, None] - self.damping * state.v
+        v = torch.where(self.support.held, (target - state.x) / self.dt, state.v + self.dt * a)
+        x = state.x + self.dt * v
+        if not torch.isfinite(x).all():
+            raise SimulationError(
+                f"node {_first_bad(x)} is not finite at t = {time:.6g} s: dt = {self.dt:.3g} s is too long for the "
+                "explicit integrator, or an element is inverted; reduce dt",
+                particle=_first_bad(x),
+                state=state,
+            )
+        return state._replace(x=x, v=v, a=(v - state.v) / self.dt, time=state.time + self.dt)
+
+    @one_torch_thread()
+    def solve_static(self, state: NodalState, control: Tensor | None = None, *, load_steps: int = 1) -> NodalState:
+        """The equilibrium near a state: dPsi/dx = f on the free coordinates, at the time of the state.
+
+        Args:
+            state: where to start; its X is the rest shape. The result does not depend on its x differentiably, but for
+                held nodes that stay.
+            control: displacements (k, d) [m] of the prescribed nodes without a motion of their own.
+            load_steps: apply loads and displacements in so many parts; the gradient is that of the last one.
+
+        Raises:
+            SolverError: no convergence, or a body that is not held.
+        """
+        time = float(state.time)
+        inputs = self.term_inputs(state.X)
+        _, load = self._loads(state.X, time)
+        target = self.support.positions(state.x, state.X, time, control, 1.0)
+        start = state.x.detach()
+        with torch.no_grad():
+            for k in range(1, load_steps):
+                share = k / load_steps
+                middle = torch.lerp(state.x.detach(), target.detach(), share)
+                fixed = [[value.detach() for value in own] for own in inputs]
+                start = self._root(state._replace(x=start), middle, fixed, share * load.detach(), None, None,
+                                   f"load step {k} of {load_steps}")  # fmt: skip
+        x = self._root(state._replace(x=start), target, inputs, load, None, None, "static solve")
+        zero = torch.zeros_like(x)
+        return state._replace(x=x, v=zero, a=zero)
+
+    def _root(self, state, target, inputs, load, motion, b, name):
+        """x (n, d): the held coordinates of ``target``, the free ones a root of g; motion: (mass, x^, y)."""
+        sizes = [len(own) for own in inputs]
+        flat = [value for own in inputs for value in own]
+        moving = () if motion is None else motion
+        free, shape = self.free, self.X.shape
+
+        def unpack(values):
+            target, load, *rest = values
+            motion, rest = (rest[: len(moving)], rest[len(moving) :])
+            grouped, first = [], 0
+            for size in sizes:
+                grouped.append(rest[first : first + size])
+                first += size
+            return target, load, motion, grouped
+
+        def residual(y, *values):
+            target, load, motion, grouped = unpack(values)
+            x = target.reshape(-1).index_copy(0, free, y).reshape(shape)
+            g = self._forces(x, grouped) - load
+            if motion:
+                mass, hat, center = motion
+                g = g + mass[:, None] * ((x - hat) / (b * b) + self.damping * (x - center) / b)
+            return g.reshape(-1)[free]
+
+        def potential(values):
+            target, load, motion, grouped = unpack(values)
+            return Incremental(self.terms, self.pattern, grouped, target, load, free, motion, b, self.damping)
+
+        def solve(_, *values):
+            problem, old = potential(values), state.x.detach()
+            length = self.tolerance * self.dt if motion is not None else 1e-2 * self.tolerance * self.spacing
+            settings = Settings(length, self.iterations, self.linear)
+            guess = None if motion is None else old + self.dt * state.v.detach()
+            y, record = problem.solve(old, guess, settings, name)
+            if self.records is not None:
+                self.records.append(record)
+            return y
+
+        def jacobian(y, *values):
+            return potential(values).hessian(y.numpy(), False)
+
+        y0 = state.x.detach().reshape(-1)[free]
+        y = root(residual, y0, [target, load, *moving, *flat], solve=solve, jacobian=jacobian, linear=self.linear,
+                 name=f"{type(self).__name__}, {name}")  # fmt: skip
+        return target.reshape(-1).index_copy(0, free, y).reshape(shape)
+
+    def footprint(self, state: NodalState) -> tuple[int, int]:
+        """Bytes of a state, and of what one differentiated control step keeps; for ``rollout``."""
+        own = sum(t.numel() * t.element_size() for t in (state.x, state.v, state.a, state.past))
+        return own, self.substeps * 10 * own
+
+
+def _first_bad(value):
+    return int((~torch.isfinite(value)).nonzero()[0][0])
