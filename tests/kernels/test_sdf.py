@@ -126,7 +126,9 @@ def test_gradient_and_hessian_equal_central_differences(name):
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_derivatives_are_finite_and_of_unit_length_on_the_kinks(name):
-    x = np.array([[0, 0, 0], [0, 0.1, 0], [0, -0.3, 0], [0.1, 0, 0], [0, 0, 0.1], [0.1, 0.1, 0.1], [0.4, 0.3, 0.2], [0.4, 0, 0]])
+    x = np.array(
+        [[0, 0, 0], [0, 0.1, 0], [0, -0.3, 0], [0.1, 0, 0], [0, 0, 0.1], [0.1, 0.1, 0.1], [0.4, 0.3, 0.2], [0.4, 0, 0]]
+    )
     phi, g, H = distance(SHAPES[name], x)
     np.testing.assert_allclose(phi, reference(SHAPES[name], x), rtol=0, atol=TOLERANCE)
     torch.testing.assert_close(g.norm(dim=1), torch.ones_like(phi), rtol=0, atol=TOLERANCE)
