@@ -46,9 +46,9 @@ def scene(
 ) -> ds.Scene:
     """Carry a lump of plasticine with two tools to where its target density is.
 
-    Physics, loss and score are those of ``diffsim.scenes.plasticine``; the variable ``actions`` (steps, 2, 3) in [-1, 1]
-    moves each tool by up to 0.01 per control step. The lump and the tools may be meshes. The target is the lump itself,
-    moved to the target's center.
+    Physics, loss and score are those of ``diffsim.scenes.plasticine``. The variable ``actions`` (steps, 2, 3) in
+    [-1, 1] moves each tool by up to 0.01 per control step. The lump and the tools may be meshes. The target is the lump
+    itself, moved to the target's center.
 
     The reduced default, 32 cells and about 1,500 particles, keeps the physics and the Courant number. Its densities
     live on its own grid, of 32 cells. In f32, paddles bring the shipped blob from 0 to a score of 0.87 in 18 iterations

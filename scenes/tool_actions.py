@@ -1,7 +1,7 @@
 """How actions in [-1, 1] move tools: maps from actions (steps, ...) to velocities (steps, tools, 6), in plain torch.
 
-A tool is held inside [lower, upper]: what an action asks for beyond is cut off. An action that is cut off has no
-gradient of its own; the bound then takes it up for the actions before.
+A tool is held inside [lower, upper]: what an action asks for beyond is cut off. Where the bound decides, an action has
+no influence and its gradient is 0; exactly at the bound the derivative is that of the inside.
 
 Source: Huang et al., PlasticineLab (ICLR 2021), arXiv:2104.03311, its tools. There a tool moves substep by substep,
 here with one velocity per control step, over which directions are those at the start of the step.
@@ -23,7 +23,9 @@ UPRIGHT_TO_Z = (math.sqrt(0.5), math.sqrt(0.5), 0.0, 0.0)  # turns a tool's axis
 
 def held(position: Tensor, step: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
     """The part of ``step`` [m] that keeps a tool at ``position`` [m] inside [lower, upper]."""
-    return torch.minimum(torch.maximum(step, lower - position), upper - position)
+    low, high = lower - position, upper - position
+    step = torch.where(step < low, low, step)  # not torch.maximum, which halves the gradient of equal arguments
+    return torch.where(step > high, high, step)
 
 
 class Translations:
@@ -58,7 +60,7 @@ class Translations:
         return torch.nn.functional.pad(torch.stack(steps) / CONTROL_STEP, (0, 3))
 
     def towards(self, *waypoints) -> Tensor:
-        """Actions (EPISODE, 1, axes) that lead one tool to waypoints (3,) [m] in turn, as fast as it can; then it rests.
+        """Actions (EPISODE, 1, axes) that lead one tool to waypoints (3,) [m] in turn as fast as it can, then rest.
 
         Raises:
             SceneError: the way is too long for an episode.
@@ -99,13 +101,13 @@ class Rolling:
     def __call__(self, actions: Tensor) -> Tensor:
         position, heading = actions.new_tensor(self.start), actions.new_zeros(())
         lower, upper = (actions.new_tensor(value).expand(3) for value in (self.lower, self.upper))
-        zero, moves = actions.new_zeros(()), []
+        moves = []
         for spin, yaw, rise in actions * actions.new_tensor(self.scales):
             sine, cosine = heading.sin(), heading.cos()  # u = (sine, 0, cosine), u x y = (-cosine, 0, sine)
             wanted = torch.stack([-self.radius * spin * cosine, rise, self.radius * spin * sine])
             step = held(position, wanted, lower, upper)
             moves.append(torch.cat([step, torch.stack([spin * sine, yaw, spin * cosine])]))
-            position, heading = position + step, heading + yaw + zero
+            position, heading = position + step, heading + yaw
         return (torch.stack(moves) / CONTROL_STEP)[:, None]
 
 
@@ -144,7 +146,8 @@ class Chopsticks:
             omega = (rotation_matrix(turn) * (angle * action[3:6])).sum(-1)
             position = position + held(position, shift * action[:3], lower, upper)
             turn = quaternion_product(exponential(omega), turn)
-            opening = torch.maximum(opening - closing * action[6], closed)
+            wanted = opening - closing * action[6]
+            opening = torch.where(wanted < closed, closed, wanted)
             before, centers = centers, self._centers(position, turn, opening)
             moves.append(torch.cat([centers - before, omega.expand(2, 3)], dim=1))
         return torch.stack(moves) / CONTROL_STEP
