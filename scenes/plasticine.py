@@ -12,6 +12,7 @@ and the objective its sum over the steps. ``score`` is the normalized incrementa
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -143,7 +144,13 @@ def recorded(file: str, key: str, cells: int) -> DensityTarget:
             if key not in arrays:
                 raise DataError(f"target_file {file} has no {key!r}, but {', '.join(arrays)}; choose another variant")
             mass = np.asarray(arrays[key], dtype=np.float64)
-    except (ValueError, OSError, EOFError) as error:
+    except (
+        ValueError,
+        TypeError,
+        OSError,
+        EOFError,
+        BadZipFile,
+    ) as error:  # TypeError: an npy file, which is no archive
         raise DataError(f"target_file {file}: not an npz of arrays ({error}); save it with numpy.savez") from error
     # the benchmark's own files hold a few masses of -1e-8
     if mass.shape != (64, 64, 64) or not (np.isfinite(mass).all() and mass.min() >= -1e-4 * mass.max()):

@@ -139,5 +139,8 @@ def test_a_file_of_targets_that_does_not_fit_is_refused_by_name(tmp_path):
     with pytest.raises(DataError, match=r"torus3d_v1 has shape \(32, 64, 64\)"):
         ds.load("torus", **COARSE, target_file=file)
     (tmp_path / "text.npz").write_text("no arrays")
-    with pytest.raises(DataError, match="not an npz of arrays"):
-        ds.load("torus", **COARSE, target_file=str(tmp_path / "text.npz"))
+    (tmp_path / "broken.npz").write_bytes((tmp_path / "targets.npz").read_bytes()[:-100])
+    np.save(tmp_path / "single.npy", np.zeros((64, 64, 64)))
+    for name in ("text.npz", "broken.npz", "single.npy"):
+        with pytest.raises(DataError, match=f"{name}: not an npz of arrays"):
+            ds.load("torus", **COARSE, target_file=str(tmp_path / name))
