@@ -18,6 +18,7 @@ _SOURCES = {
     "Capsule": "diffsim.geometry.shapes",
     "Cylinder": "diffsim.geometry.shapes",
     "HalfSpace": "diffsim.geometry.shapes",
+    "Torus": "diffsim.geometry.shapes",
     "MeshSDF": "diffsim.geometry.shapes",
     "Scene": "diffsim.scene",
     "load": "diffsim.scripts",

@@ -207,11 +207,29 @@ class DensityTarget:
 
     def __init__(self, grid, x: Tensor, mass, threshold: float = 0.0):
         self.grid, self.x = grid, x.detach()
-        self.mass = self.density(self.x, mass)
-        inside = self.mass > threshold
+        self._measure(self.density(self.x, mass), threshold)
+
+    @classmethod
+    def from_mass(cls, grid, mass: Tensor, threshold: float = 0.0):
+        """A target given as its node masses, (cells + 1, ...); ``x`` are the nodes inside.
+
+        Raises:
+            DataError: masses of another shape, or none above the threshold.
+        """
+        if tuple(mass.shape) != tuple(cells + 1 for cells in grid.cells):
+            raise DataError(f"DensityTarget: masses of shape {tuple(mass.shape)} do not fit {grid.cells} cells")
+        target = cls.__new__(cls)
+        target.grid = grid
+        target.x = (mass > threshold).nonzero() * grid.dx + mass.new_tensor(grid.origin)
+        target._measure(mass.detach(), threshold)
+        return target
+
+    def _measure(self, mass, threshold):
+        self.mass = mass
+        inside = mass > threshold
         if not inside.any():
             raise DataError(f"DensityTarget: no node has more mass than threshold={threshold:g}; lower it")
-        field = ndimage.distance_transform_edt(~inside.cpu().numpy(), sampling=grid.dx)
+        field = ndimage.distance_transform_edt(~inside.cpu().numpy(), sampling=self.grid.dx)
         self.field = torch.as_tensor(field).to(self.mass)
 
     def density(self, x: Tensor, mass) -> Tensor:

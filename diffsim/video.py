@@ -97,7 +97,7 @@ def render_trajectory(frames, tools=None, *, model=None, color="body", camera=No
         color: "body", "speed", "pressure", "plastic", the name of a field of the state, or a function
             state -> scalars (n,), all with one range of colors over the video.
         camera: a `Camera`; a dict of its arguments or of those of `Camera.framing`; "domain" for the whole box; None to
-            frame what moves.
+            frame what moves and a fixed ``ghost``.
         radius: of particles [m]; when None, half the edge of a particle's volume (in 2-D half the diagonal).
         limits: (low, high) of the colors; from all frames when None.
         bodies: number of each particle's body, shape [n]; its material when None.
@@ -139,7 +139,8 @@ def render_trajectory(frames, tools=None, *, model=None, color="body", camera=No
     scalar = None if color == "body" else scalar_of(color, model)
     if scalar is not None and limits is None:
         limits = color_limits((scalar(frames[i]) for i in picked), symmetric=color == "pressure")
-    camera = _camera(camera, (frames[i] for i in picked), dim, meshes, domain, up, size, radius)
+    still = None if ghost is None or callable(ghost) else as_array(ghost)
+    camera = _camera(camera, (frames[i] for i in picked), dim, meshes, domain, up, size, radius, still)
     bodies = getattr(first, "material", None) if bodies is None else bodies
     colors = palette(np.zeros(len(first.x)) if bodies is None else as_array(bodies))
     label = LABELS.get(color, color if isinstance(color, str) else "") if scalar is not None else None
@@ -245,7 +246,7 @@ def _caption(caption, index, state):
     return caption
 
 
-def _camera(camera, states, dim, meshes, domain, up, size, radius):
+def _camera(camera, states, dim, meshes, domain, up, size, radius, ghost=None):
     if isinstance(camera, Camera):
         return camera
     options = dict(camera) if isinstance(camera, dict) else {}
@@ -260,6 +261,8 @@ def _camera(camera, states, dim, meshes, domain, up, size, radius):
         low, high = domain
     else:
         low, high = np.full(dim, np.inf), np.full(dim, -np.inf)
+        if ghost is not None:
+            low, high = ghost.min(axis=0, initial=np.inf), ghost.max(axis=0, initial=-np.inf)
         for state in states:
             x = as_array(state.x)
             x = x[np.isfinite(x).all(axis=1)]  # a broken frame is named when it is drawn

@@ -7,6 +7,7 @@ the gradient is there one of its limits and the Hessian the one of that side (0 
                  kinks: planes q_i = q_j inside the core box; the core itself where it is a point or a segment
     cylinder     the same in the plane (|(x, z)| - R, |y| - h);  kinks: the axis, and equal distances to side and cap
     half space   phi = y
+    torus        phi = |(rho - R, y)| - r,  rho = |(x, z)|;  kinks: the axis, and the circle rho = R, y = 0
     mesh         phi = sum_i w(x - x_i) phi_i with quadratic B-splines: C1, so that normals have no jumps at voxel
                  faces as trilinear ones have. The coefficients interpolate the samples (diffsim/geometry/shapes.py).
                  Outside the sampled box phi = FAR with gradient and Hessian 0.
@@ -17,7 +18,7 @@ with the kind in column 0 and the grid of a mesh from column 2, sdf (N,) the spl
 
 from diffsim.kernels.lang import ti
 
-ROUNDED_BOX, CYLINDER, HALF_SPACE, MESH = 0, 1, 2, 3  # tool_ints[:, 0]
+ROUNDED_BOX, CYLINDER, HALF_SPACE, MESH, TORUS = 0, 1, 2, 3, 4  # tool_ints[:, 0]
 FAR = 1e9  # [m] distance outside the sampled box of a mesh
 
 
@@ -79,6 +80,27 @@ def cylinder(x, radius, half_height):
     around = ti.Vector([-sine, 0.0, cosine])
     H = rim * across.outer_product(across) + g_a * curvature * around.outer_product(around)
     return phi, g, H
+
+
+@ti.func
+def torus(x, major, minor):
+    """Distance to the tube of radius ``minor`` [m] about the circle of radius ``major`` [m] around local y."""
+    rho = ti.sqrt(x[0] * x[0] + x[2] * x[2])
+    cosine, sine, curvature = 1.0, 0.0, 0.0
+    if rho > 0.0:
+        curvature = 1.0 / rho
+        cosine, sine = x[0] * curvature, x[2] * curvature
+    a = rho - major
+    length = ti.sqrt(a * a + x[1] * x[1])
+    g_a, g_y, bend = 0.0, 1.0, 0.0  # d phi / d rho, d phi / d y; 1 / distance from the circle
+    if length > 0.0:
+        bend = 1.0 / length
+        g_a, g_y = a * bend, x[1] * bend
+    g = ti.Vector([g_a * cosine, g_y, g_a * sine])
+    across = ti.Vector([-g_y * cosine, g_a, -g_y * sine])  # perpendicular to g in the plane of the axis
+    around = ti.Vector([-sine, 0.0, cosine])
+    H = bend * across.outer_product(across) + g_a * curvature * around.outer_product(around)
+    return length - minor, g, H
 
 
 @ti.func
@@ -144,6 +166,8 @@ def signed_distance(x, t, tool_params: ti.template(), tool_ints: ti.template(), 
     elif kind == HALF_SPACE:
         phi = x[1]
         g[1] = 1.0
+    elif kind == TORUS:
+        phi, g, H = torus(x, tool_params[t, 3], tool_params[t, 4])
     elif kind == MESH:
         phi, g, H = mesh(x, t, tool_params, tool_ints, sdf)
     return phi, g, H

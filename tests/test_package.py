@@ -42,6 +42,7 @@ PUBLIC = {
     "Capsule": (),
     "Cylinder": (),
     "HalfSpace": (),
+    "Torus": (),
     "MeshSDF": (),
     "Scene": ("model", "steps", "setup", "variables", "objective", "metrics", "bounds", "policy", "every"),
     "Trajectory": (),

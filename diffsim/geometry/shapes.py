@@ -140,6 +140,33 @@ class Cylinder(Shape):
         return _upright(trimesh.creation.cylinder(radius=self.radius, height=2 * self.half_height))
 
 
+class Torus(Shape):
+    """A ring about y, centered at the origin.
+
+    Args:
+        major_radius: of the circle in the middle of the tube [m].
+        minor_radius: of the tube [m]; less than the major one.
+    """
+
+    kind = sdf.TORUS
+
+    def __init__(self, major_radius: float, minor_radius: float):
+        self.major_radius = positive("Torus", "major_radius", major_radius)
+        self.minor_radius = positive("Torus", "minor_radius", minor_radius)
+        if self.minor_radius >= self.major_radius:
+            raise SceneError(
+                f"Torus: minor_radius {self.minor_radius} leaves no hole in a ring of major_radius "
+                f"{self.major_radius}; make it smaller"
+            )
+        self.bounding_radius = self.major_radius + self.minor_radius
+
+    def parameters(self):
+        return [self.major_radius, self.minor_radius]
+
+    def mesh(self):
+        return _upright(trimesh.creation.torus(major_radius=self.major_radius, minor_radius=self.minor_radius))
+
+
 class HalfSpace(Shape):
     """Everything below the plane y = 0 of the tool's frame; the normal is +y.
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 import trimesh
 
-from diffsim.geometry.shapes import Box, Capsule, Cylinder, HalfSpace, MeshSDF, Sphere
+from diffsim.geometry.shapes import Box, Capsule, Cylinder, HalfSpace, MeshSDF, Sphere, Torus
 from diffsim.kernels import contact as law
 from diffsim.kernels.arrays import IntegerRows, Integers, Rows, Scalars, Vectors, context, launch
 from diffsim.kernels.lang import ti
@@ -32,6 +32,7 @@ SHAPES = {
     "capsule": Capsule(0.4, 0.2),
     "cylinder": Cylinder(0.3, 0.2),
     "half space": HalfSpace(),
+    "torus": Torus(0.25, 0.1),
     "mesh": MeshSDF(trimesh.creation.icosphere(subdivisions=2, radius=0.3), resolution=12, padding=0.2),
 }
 

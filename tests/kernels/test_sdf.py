@@ -9,7 +9,7 @@ import torch
 import trimesh
 
 from diffsim.errors import MeshError, SceneError
-from diffsim.geometry.shapes import Box, Capsule, Cylinder, HalfSpace, MeshSDF, Sphere
+from diffsim.geometry.shapes import Box, Capsule, Cylinder, HalfSpace, MeshSDF, Sphere, Torus
 from diffsim.kernels.arrays import IntegerRows, Matrices, Rows, Scalars, Vectors, context, launch
 from diffsim.kernels.lang import ti
 from diffsim.kernels.sdf import FAR, signed_distance
@@ -26,6 +26,7 @@ SHAPES = {
     "cylinder": Cylinder(0.2, 0.4),
     "disk": Cylinder(0.4, 0.05),
     "half space": HalfSpace(),
+    "torus": Torus(0.4, 0.15),
 }
 
 
@@ -69,6 +70,8 @@ def reference(shape, x):
                 faces.append(np.linalg.norm(x - nearest, axis=1))
         return np.where((np.abs(x) < b).all(axis=1), -1, 1) * np.min(faces, axis=0)
     rho, y = np.hypot(x[:, 0], x[:, 2]), x[:, 1]
+    if isinstance(shape, Torus):
+        return np.hypot(rho - shape.major_radius, y) - shape.minor_radius
     side = np.hypot(rho - shape.radius, y - np.clip(y, -shape.half_height, shape.half_height))
     caps = [np.hypot(rho - np.clip(rho, 0, shape.radius), y - h) for h in (-shape.half_height, shape.half_height)]
     inside = (rho < shape.radius) & (np.abs(y) < shape.half_height)
@@ -84,7 +87,7 @@ def test_distance_is_that_to_the_nearest_point_of_the_surface(name):
     np.testing.assert_allclose(phi, expected, rtol=0, atol=TOLERANCE)
 
 
-@pytest.mark.parametrize("name", ["sphere", "box", "capsule", "cylinder", "disk"])
+@pytest.mark.parametrize("name", ["sphere", "box", "capsule", "cylinder", "disk", "torus"])
 def test_distance_agrees_with_the_mesh_that_is_drawn(name):
     x = points(200)
     phi, _, _ = distance(SHAPES[name], x)
@@ -123,7 +126,9 @@ def test_gradient_and_hessian_equal_central_differences(name):
 
 @pytest.mark.parametrize("name", SHAPES)
 def test_derivatives_are_finite_and_of_unit_length_on_the_kinks(name):
-    x = np.array([[0, 0, 0], [0, 0.1, 0], [0, -0.3, 0], [0.1, 0, 0], [0, 0, 0.1], [0.1, 0.1, 0.1], [0.4, 0.3, 0.2]])
+    x = np.array(
+        [[0, 0, 0], [0, 0.1, 0], [0, -0.3, 0], [0.1, 0, 0], [0, 0, 0.1], [0.1, 0.1, 0.1], [0.4, 0.3, 0.2], [0.4, 0, 0]]
+    )
     phi, g, H = distance(SHAPES[name], x)
     np.testing.assert_allclose(phi, reference(SHAPES[name], x), rtol=0, atol=TOLERANCE)
     torch.testing.assert_close(g.norm(dim=1), torch.ones_like(phi), rtol=0, atol=TOLERANCE)
@@ -196,6 +201,7 @@ def test_a_box_of_two_extents_is_endless_along_z():
         (lambda: Box((0.1,)), "half_extents has 1"),
         (lambda: Capsule(height=math.nan, radius=0.1), "height is nan"),
         (lambda: Cylinder(radius=0.1, half_height=math.inf), "half_height is inf"),
+        (lambda: Torus(major_radius=0.1, minor_radius=0.1), "minor_radius 0.1 leaves no hole"),
         (lambda: ball(resolution=2), "resolution is 2"),
     ],
 )

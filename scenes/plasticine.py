@@ -1,0 +1,289 @@
+"""What the ten tasks of PlasticineLab share: the box, the plasticine, loss and score, targets from points or scripts.
+
+Source: Huang et al., PlasticineLab (ICLR 2021), arXiv:2104.03311. The unit box and the benchmark's units (density 1);
+E = 5000, nu = 0.2, fixed corotated stress, von Mises |2 mu dev eps| <= sigma_y; walls that let go. With m the node
+masses, m* those of the target and D their distance to it, the loss of a step is
+
+    10 sum_i D_i m_i + 10 sum_i |m_i - m*_i| + sum over moved tools (min over particles max(phi, 0))^2
+
+and the objective its sum over the steps. ``score`` is the normalized incremental soft IoU after the last step.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+from torch import nn
+
+import diffsim as ds
+from diffsim.errors import DataError, SceneError
+from diffsim.geometry import sampling
+from diffsim.geometry.bodies import Ball, Box
+from diffsim.kernels.arrays import context
+from diffsim.objectives import DensityTarget, tool_distance, total
+from diffsim.rollout import rollout
+from diffsim.scenes.tool_actions import CONTROL_STEP
+
+E, NU, DENSITY = 5000.0, 0.2, 1.0
+FULL = {"resolution": 64, "particles": 10_000}
+COURANT_SUBSTEPS = 20 / 64  # substeps per control step and cell: 1e-4 s on 64 cells, Courant number 0.48
+MASS = 10_000 * (0.5 / 64) ** 2  # of the benchmark's particles, in the units of its losses
+THRESHOLD = 1e-4  # node mass above which a node belongs to the target, in the same units
+SUNK = 3.5 / 64  # [m] below this the benchmark's floor, its three lowest layers of nodes, is felt; other walls alike
+OUTSIDE = 2  # cells around the unit box, for particles that lie on its faces
+SLAB = ((0.5, 0.05, 0.5), (0.3, 0.1, 0.3))  # center and sides [m], of three tasks
+STICKY = 10.0  # ground friction from which on the benchmark's floor lets nothing slide
+
+
+@dataclass(frozen=True)
+class Options:
+    """What every task can be asked for; ``scene`` functions document them."""
+
+    variant: int
+    full: bool
+    resolution: int
+    particles: int
+    steps: int
+    softness: float
+    sharpness: float | None
+    target_file: str | None
+    seed: int
+
+    def size(self) -> tuple[int, int]:
+        """Cells per axis and wanted particles.
+
+        Raises:
+            SceneError: fewer than 16 cells, or no particles.
+        """
+        cells, particles = (FULL["resolution"], FULL["particles"]) if self.full else (self.resolution, self.particles)
+        if cells < 16:
+            raise SceneError(f"resolution is {cells}; the box needs at least 16 cells")
+        if particles < 1:
+            raise SceneError(f"particles is {particles}; it must be at least 1")
+        return cells, particles
+
+    def choose(self, variants: dict):
+        """The entry of ``variants`` that was asked for.
+
+        Raises:
+            SceneError: there is none.
+        """
+        if self.variant not in variants:
+            raise SceneError(f"variant is {self.variant}; choose one of {', '.join(map(str, variants))}")
+        return variants[self.variant]
+
+
+# --- bodies
+
+
+def block(center, sides) -> Box:
+    """The box of these sides about a center [m]."""
+    center, half = np.asarray(center), np.asarray(sides) / 2
+    return Box(np.stack([center - half, center + half]))
+
+
+def ball(center, radius) -> Ball:
+    """The ball about a center [m]."""
+    return Ball(np.asarray(center), radius)
+
+
+def fill(bodies, particles: int) -> list[tuple]:
+    """Positions and volumes of so many particles in all, shared by volume, a pair for each body.
+
+    They are random and uniform, as in the benchmark: the score compares densities scaled by their peaks, and a lattice,
+    whose density has hardly a peak, overlaps a target that was pressed more than that target does itself.
+    """
+    volume = sum(body.volume for body in bodies)
+    counts = [max(1, round(particles * body.volume / volume)) for body in bodies]
+    return [sampling.fill(body, count=count, method="random") for body, count in zip(bodies, counts, strict=True)]
+
+
+# --- targets
+
+
+def script(motion, actions):
+    """A target that is where the task's own plasticine is after so many scripted actions."""
+
+    def target(world):
+        with torch.no_grad():
+            path = rollout(world.model, world.state, controls=world.controls(actions), steps=len(actions))
+        return DensityTarget(world.model.grid, path[-1].x, world.mass, threshold=THRESHOLD)
+
+    return target
+
+
+def points(x, mass=None):
+    """A target of given particles (k, 3) [m]; with the masses of the task's own particles unless one is given."""
+
+    def target(world):
+        goal = torch.as_tensor(x).to(world.state.x)
+        return DensityTarget(world.model.grid, goal, world.mass if mass is None else mass, threshold=THRESHOLD)
+
+    return target
+
+
+def recorded(file: str, key: str, cells: int) -> DensityTarget:
+    """A target given as node masses on the 64^3 grid of the benchmark, halved to ``cells``.
+
+    A quadratic B-spline is a sum of four half as wide, so that a grid of half as many cells, shifted by a quarter of
+    one, has the same particles' masses exactly: M_j = (m_2j-1 + 3 m_2j + 3 m_2j+1 + m_2j+2) / 4 along each axis.
+
+    Raises:
+        DataError: no such file or key, or no such shape.
+        SceneError: ``cells`` is not 64, 32 or 16.
+    """
+    if cells not in (64, 32, 16):
+        raise SceneError(f"resolution is {cells}; a target from a file needs 64, or its halves 32 and 16")
+    if not Path(file).is_file():
+        raise DataError(f"target_file {file}: there is no such file; leave it out for the task's own target")
+    try:
+        with np.load(file) as arrays:
+            if key not in arrays:
+                raise DataError(f"target_file {file} has no {key!r}, but {', '.join(arrays)}; choose another variant")
+            mass = np.asarray(arrays[key], dtype=np.float64)
+    except (
+        ValueError,
+        TypeError,
+        OSError,
+        EOFError,
+        BadZipFile,
+    ) as error:  # TypeError: an npy file, which is no archive
+        raise DataError(f"target_file {file}: not an npz of arrays ({error}); save it with numpy.savez") from error
+    # the benchmark's own files hold a few masses of -1e-8
+    if mass.shape != (64, 64, 64) or not (np.isfinite(mass).all() and mass.min() >= -1e-4 * mass.max()):
+        raise DataError(f"target_file {file}: {key} has shape {mass.shape}; give (64, 64, 64) masses, none negative")
+    origin, dx = -OUTSIDE / 16, 1 / 64
+    mass = np.pad(mass, OUTSIDE * 4)  # of the coarsest grid's cells
+    while round(1 / dx) > cells:
+        for axis in range(3):
+            mass = np.moveaxis(_halved(np.moveaxis(mass, axis, 0)), 0, axis)
+        origin, dx = origin + dx / 2, 2 * dx
+    grid = ds.Grid(tuple(n - 1 for n in mass.shape), dx, (origin,) * 3)
+    return DensityTarget.from_mass(grid, torch.from_numpy(mass).to(context.tensor_device, context.dtype), THRESHOLD)
+
+
+def _halved(m):
+    """Node masses along the first axis, on half as many cells."""
+    n = len(m) // 2 + 1
+    m = np.pad(m, [(1, 3), (0, 0), (0, 0)])
+    return (m[: 2 * n : 2] + 3 * m[1 : 2 * n + 1 : 2] + 3 * m[2 : 2 * n + 2 : 2] + m[3 : 2 * n + 3 : 2]) / 4
+
+
+# --- the task
+
+
+@dataclass
+class World:
+    """Model, start and masses of a task, before its target is known."""
+
+    model: ds.models.MPM
+    state: tuple
+    mass: torch.Tensor  # of each particle, in the units of the losses
+    motion: object
+
+    def controls(self, actions):
+        """Velocities (steps, tools, 6) of all tools; those after the moved ones stand still."""
+        moved = self.motion(actions)
+        return torch.nn.functional.pad(moved, (0, 0, 0, len(self.model.tools) - moved.shape[1]))
+
+
+def build(
+    name: str,
+    options: Options,
+    *,
+    bodies: list[tuple],
+    motion,
+    shapes: list,
+    target,
+    yield_stress: float,
+    ground: float,
+    friction: float,
+    gravity: float = 30.0,
+    nu: float = NU,
+    shares: tuple | None = None,
+    fixed: tuple = (),
+    metrics=None,
+    camera: dict | None = None,
+    defaults: dict | None = None,
+) -> ds.Scene:
+    """A task as a scene; the variable ``actions`` (steps, *motion.shape) lies in [-1, 1].
+
+    Args:
+        bodies: positions and volumes of the particles of each body.
+        motion: from actions to velocities, with the tools' poses at the start; see ``diffsim.scenes.tool_actions``.
+        shapes: of the moved tools.
+        target: World -> DensityTarget.
+        yield_stress: sigma_y.
+        ground: friction of the floor; sticky from 10 on.
+        friction: of the tools.
+        gravity: downwards.
+        shares: of each body in the masses of loss and score; by its number of particles when None.
+        fixed: (shape, position) of tools that stand still.
+        metrics: further figures, path -> dict.
+    """
+    if options.steps < 1:
+        raise SceneError(f"steps is {options.steps}; it must be at least 1")
+    cells, _ = options.size()
+    dx, substeps = 1 / cells, math.ceil(COURANT_SUBSTEPS * cells)
+    grid = ds.Grid((cells + 2 * OUTSIDE,) * 3, dx, (-OUTSIDE * dx,) * 3)
+    # the last node of the wall, so that a particle feels it from where it does in the benchmark on
+    wall = max(round(SUNK * cells - 1.5), 1 - OUTSIDE)
+    kinds = {side: "separating" for side in ds.Walls.sides(3)} | ({"y-": "sticky"} if ground >= STICKY else {})
+    contact = {"softness": options.softness, "friction": friction}
+    tools = [ds.Tool(shape, pose=pose, **contact) for shape, pose in zip(shapes, motion.poses, strict=True)]
+    tools += [ds.Tool(shape, pose=(position, (1.0, 0.0, 0.0, 0.0)), **contact) for shape, position in fixed]
+    law = ds.materials.FixedCorotated(E, nu)
+    model = ds.models.MPM(
+        grid,
+        [ds.Material(law, ds.materials.VonMises.from_deviatoric(E, nu, yield_stress), density=DENSITY)],
+        dt=CONTROL_STEP / substeps,
+        substeps=substeps,
+        gravity=(0.0, -gravity, 0.0),
+        walls=ds.Walls(kinds, friction={} if ground >= STICKY else {"y-": ground}, margin=OUTSIDE + wall + 1),
+        tools=tools,
+    )
+    counts = [len(x) for x, _ in bodies]
+    state = model.initial_state(torch.cat([x for x, _ in bodies]), volume=torch.cat([volume for _, volume in bodies]))
+    shares = [count / sum(counts) for count in counts] if shares is None else shares
+    mass = torch.cat([state.x.new_full((n,), MASS * share / n) for n, share in zip(counts, shares, strict=True)])
+    world = World(model, state, mass, motion)
+    key = f"{name.replace('_', '')}3d_v{options.variant}"
+    goal = recorded(options.target_file, key, cells) if options.target_file else target(world)
+    initial, moved = goal.density(state.x, mass), len(shapes)
+    if not goal.overlap(goal.mass) > goal.overlap(initial):
+        raise SceneError(
+            f"{name}: with {cells} cells and {len(mass)} particles the target is too faint to be told from the start; "
+            "use resolution=48 and particles=4000, or full=True"
+        )
+    generator = torch.Generator().manual_seed(options.seed)
+    first = torch.rand(options.steps, *motion.shape, generator=generator, dtype=torch.float64)
+    actions = nn.Parameter((1e-4 * (2 * first - 1)).to(context.dtype))
+
+    def step_loss(frame):
+        density = goal.density(frame.x, mass)
+        gap = tool_distance(frame._replace(pose=frame.pose[:moved]), model.tools[:moved], options.sharpness)
+        return 10 * goal.distance(density) + 10 * goal.mismatch(density) + gap
+
+    def figures(path):
+        density = goal.density(path[-1].x, mass)
+        found = {"score": goal.score(density, initial), "iou": goal.overlap(density)}
+        found["matched"] = 1 - goal.mismatch(density) / goal.mismatch(initial)
+        return found | (metrics(path) if metrics else {})
+
+    return ds.Scene(
+        name=name,
+        model=model,
+        steps=options.steps,
+        setup=lambda: (state, world.controls(actions)),
+        variables={"actions": actions},
+        objective=lambda path: total(torch.stack([step_loss(path[i]) for i in range(1, len(path))])),
+        metrics=figures,
+        bounds={"actions": (-1.0, 1.0)},
+        # Rprop settles where Adam's steps of 0.1 keep the plasticine shaking: 50 actions add up to 50 scales
+        defaults=defaults or {"method": "rprop", "lr": 0.05, "step_sizes": (1e-4, 0.2), "iterations": 30},
+        camera=camera,
+        ghost=goal.x,
+    )
