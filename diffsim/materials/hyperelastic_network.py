@@ -39,6 +39,8 @@ class HyperelasticNetwork(nn.Module):
         seed: of the weights; None takes torch's generator.
     """
 
+    pointwise = True  # the same for any order of the particles
+
     def __init__(self, E=1e5, nu=0.3, *, width: int = 32, polyconvex: bool = False, seed: int | None = None):
         super().__init__()
         if int(width) != width or width < 1:

@@ -29,6 +29,7 @@ class InvariantLaw(nn.Module):
     """What the two networks share: weights W1, W2, W3 and an output scale; in d dimensions d + d^2 + 1 inputs."""
 
     base = 0.0
+    pointwise = True  # the same for any order of the particles
 
     def __init__(self, *, scale, width: int = 64, dim: int = 3, seed: int | None = None):
         super().__init__()

@@ -40,6 +40,8 @@ class PlasticityNetwork(nn.Module):
         seed: of the weights; None takes torch's generator.
     """
 
+    pointwise = True  # the same for any order of the particles
+
     def __init__(self, *, strain=0.05, time=2e-3, width: int = 16, seed: int | None = None):
         super().__init__()
         if int(width) != width or width < 1:

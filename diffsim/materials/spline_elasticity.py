@@ -28,6 +28,8 @@ class SplineElasticity(nn.Module):
         scale: reference stress [Pa]: the values begin on the line from -scale to scale.
     """
 
+    pointwise = True  # the same for any order of the particles
+
     def __init__(self, *, scale=1e4):
         super().__init__()
         hold(self, "scale", scale, POSITIVE, " Pa")

@@ -12,6 +12,8 @@ from diffsim.materials.neural_elasticity import layers
 class EntryNetwork(nn.Module):
     """X (n, d, d) = W3 gelu(W2 gelu(W1 z)) with z = F - I, entry by entry."""
 
+    pointwise = True  # the same for any order of the particles
+
     def __init__(self, *, scale, width: int = 64, dim: int = 3, seed: int | None = None):
         super().__init__()
         if dim not in (2, 3):

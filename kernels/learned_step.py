@@ -1,0 +1,374 @@
+"""One control step of MPM whose laws are torch modules: S substeps with P and the return map evaluated between kernels.
+
+    for each substep:  P = stress(F, q, C),  scatter, grid, gather, x' and F_trial of substep.py at that P,
+                       F, q = update(F_trial, q, C', dt)
+
+It runs in sorted order like control_step.py and shares its parts, so the laws see plain arrays and no graph spans the
+substeps. The positions after each substep are handed out as well, for a loss on all of them.
+
+Adjoint, substep by substep in reverse: add the gradient of this substep's positions; through the map to F_trial, q, C'
+and the map's parameters; ``substep_adjoint``, whose gradient by theta is that by P; through the stress to F, q, C and
+its parameters. The laws' own adjoints are those that torch finds: of one evaluation of one law at a time.
+"""
+
+import torch
+from torch.autograd.function import once_differentiable
+
+from diffsim.errors import GradientError
+from diffsim.kernels.arrays import context, launch
+from diffsim.kernels.control_step import (
+    NONE,
+    Segment,
+    Setting,
+    States,
+    Workspace,
+    check_flags,
+    finite,
+    one_torch_thread,
+    pack,
+    specification,
+    trouble,
+    unpack,
+)
+from diffsim.kernels.grid import TOOL_GRADIENTS
+from diffsim.kernels.memory import block, scratch
+from diffsim.kernels.reduction import ordered_sum
+from diffsim.kernels.substep import FLAGS, NOT_FINITE, OUTSIDE, SORT, TRACES, substep_adjoint, substep_forward
+from diffsim.kernels.tiles import CELLS, Outside
+
+
+class Laws:
+    """The materials as a step calls them.
+
+    Args:
+        stress: for each material (F, q, C) -> P.
+        update: for each material (F_trial, q, C, dt) -> (F, q), or None where there is no map.
+        ordered: for each material whether its laws know the particles by their order; they are then given in the
+            user's, else as they lie.
+        parameters: tensors that may be learned, in the order of the gradients.
+        material: (n,) index of the material of each particle, in the user's order.
+    """
+
+    def __init__(self, stress, update, ordered, parameters, material):
+        self.stress, self.update, self.ordered = stress, update, ordered
+        self.parameters, self.material = list(parameters), material
+
+    def members(self, order):
+        """(number, sorted indices, or None for all as they lie) of each material that has particles."""
+        if len(self.stress) == 1 and not self.ordered[0]:
+            return [(0, None)]
+        position = torch.empty_like(order)
+        position[order] = torch.arange(len(order), device=order.device)
+        found = [(number, position[self.material == number]) for number in range(len(self.stress))]
+        return [(number, index) for number, index in found if len(index)]
+
+
+class Columns:
+    """Views of a packed state."""
+
+    def __init__(self, packed, dim):
+        n, d2 = len(packed), dim * dim
+        self.x = packed[:, :dim]
+        self.C = packed[:, 2 * dim : 2 * dim + d2].view(n, dim, dim)
+        self.F = packed[:, 2 * dim + d2 : 2 * dim + 2 * d2].view(n, dim, dim)
+        self.q = packed[:, 2 * dim + 2 * d2 :]
+
+    def of(self, index):
+        """Contiguous F, q, C of some particles."""
+        if index is None:  # copies, though a single particle's would be contiguous: the views are overwritten
+            return tuple(part.clone(memory_format=torch.contiguous_format) for part in (self.F, self.q, self.C))
+        return self.F[index], self.q[index], self.C[index]
+
+
+def put(column, index, values):
+    """Write some particles' values to a view."""
+    if index is None:
+        column.copy_(values)
+    else:
+        column[index] = values
+
+
+def evaluate(call, inputs, keep):
+    """Results of a law; with ``keep`` also what its adjoint needs: the leaves, and the graph ending in the results."""
+    if not keep:
+        with torch.no_grad():
+            return call(*inputs), None
+    with torch.enable_grad():
+        leaves = [part.detach().requires_grad_() for part in inputs]
+        results = call(*leaves)
+    return results, (leaves, results)
+
+
+def differentiate(kept, grads, parameters):
+    """Gradients of the leaves and of the parameters; None where a result does not depend on one.
+
+    The graph is freed, so that its memory serves the next one.
+    """
+    leaves, results = kept
+    results = results if isinstance(results, tuple) else (results,)
+    pairs = [(r, g) for r, g in zip(results, grads, strict=True) if r.requires_grad]
+    if not pairs:
+        return (None,) * len(leaves), (None,) * len(parameters)
+    found = torch.autograd.grad(
+        [r for r, _ in pairs], [*leaves, *parameters], [g.contiguous() for _, g in pairs], allow_unused=True
+    )
+    return found[: len(leaves)], found[len(leaves) :]
+
+
+def advance(packed, work, laws, keep, frames):
+    """Run the substeps.
+
+    Returns the final state in the user's order, in scratch, the mean wrench, and the segments, if ``keep``, each with
+    ``laws``: for each substep the evaluations (stress, map) of each material.
+    """
+    setting, dim = work.setting, work.setting.dim
+    states = States(packed, setting.substeps, "graph" if keep else "")
+    wrench = packed.new_zeros(max(1, 6 * setting.tool_count))
+    spec = specification(setting, setting.trace is not None)
+    trace, codes = torch.zeros(TRACES, **work.integers), torch.zeros(1, **work.integers)
+    segments, segment, state, order = [], None, packed, None
+    clean = torch.full_like(work.flags, NONE)
+    clean[SORT] = 0
+    theta = packed.new_zeros(len(packed), dim * dim + 1)
+    P = theta[:, : dim * dim].view(-1, dim, dim)
+    for s in range(setting.substeps):
+        if segment is None:
+            try:
+                tiles = work.sort(state)
+            except Outside as outside:
+                particle = outside.particle if order is None else int(order[outside.particle])
+                inside = torch.isfinite(state[outside.particle, :dim]).all()
+                raise trouble(
+                    OUTSIDE if inside else NOT_FINITE, particle, state[outside.particle], setting, s
+                ) from None
+            step_order = tiles.order.long()
+            order = step_order if order is None else order[step_order]
+            state = torch.index_select(state, 0, step_order, out=states.next())
+            segment = Segment(order, tiles, [state] if keep else [], [])
+            segment.laws, segment.members = [], laws.members(order)
+            segments.append(segment)
+            enter(work, segment)
+            if spec.trace:
+                codes = torch.zeros(work.nodes.shape[0], **work.integers)
+        before = Columns(state, dim)
+        stresses = []
+        for number, index in segment.members:
+            value, kept = evaluate(laws.stress[number], before.of(index), keep)
+            put(P, index, value.detach())
+            stresses.append(kept)
+        after = states.next()
+        shape = (segment.tiles.owner_count * CELLS**dim, dim + 1)
+        history = block(shape) if keep else scratch("history", shape)
+        work.flags.copy_(clean)
+        if spec.trace:
+            trace.zero_()
+        work.theta = theta
+        particle, topology, boundary, numbers = work.common(s)
+        launch(
+            substep_forward, state, after, *particle, work.nodes, work.sums, *topology, *boundary, work.wrench,
+            history, work.flags, trace, codes, *numbers, spec,
+        )  # fmt: skip
+        flags = work.flags.tolist()
+        if flags[NOT_FINITE:] != [NONE] * (FLAGS - 1):
+            check_flags(flags, segment, after, setting, s)
+        if setting.trace is not None:
+            setting.trace.append(trace.tolist())
+        moved, maps = Columns(after, dim), []
+        for number, index in segment.members:
+            call = laws.update[number]
+            if call is None:
+                maps.append(None)
+                continue
+            (F, q), kept = evaluate(lambda F, q, C, call=call: call(F, q, C, setting.dt), moved.of(index), keep)
+            put(moved.F, index, F.detach())
+            put(moved.q[:, : q.shape[1]], index, q.detach())
+            maps.append(kept)
+        state = after
+        if frames is not None:
+            frames[s].index_copy_(0, order, state[:, :dim])
+        if keep:
+            segment.states.append(state)
+            segment.history.append(history)
+            segment.laws.append((stresses, maps))
+        if flags[SORT] or s == setting.substeps - 1:
+            wrench = wrench + ordered_sum(work.wrench)
+            segment = None
+    final = scratch("packed", state.shape).index_copy_(0, order, state)
+    return final, wrench, segments if keep else None
+
+
+def enter(work, segment):
+    """Arrange the particles' properties; the rows of theta are in sorted order already."""
+    work.enter(segment)
+    work.labels[:, 1] = torch.arange(len(segment.order), **work.integers)
+
+
+def retreat(grad, grad_frames, grad_wrench, segments, work, laws):
+    """Run the adjoints.
+
+    Returns the gradients of the packed state, per particle, of the boundary per substep, and of the parameters.
+    ``grad`` is overwritten: it stands in scratch, as the result does.
+    """
+    setting, dim = work.setting, work.setting.dim
+    spec, stresses = specification(setting, False), slice(2 + dim, 2 + dim + dim * dim)
+    per_particle = grad.new_zeros(grad.shape[0], 2 + dim + dim * dim + 1)
+    width = TOOL_GRADIENTS * setting.tool_count + 2 * dim
+    grad_boundary = grad.new_zeros(setting.substeps, width)
+    totals = [None] * len(laws.parameters)
+    theta = grad.new_zeros(len(grad), dim * dim + 1)
+    s = setting.substeps
+
+    def add(gradients):
+        for i, gradient in enumerate(gradients):
+            if gradient is not None:
+                totals[i] = gradient.clone() if totals[i] is None else totals[i].add_(gradient)
+
+    for segment in reversed(segments):
+        enter(work, segment)
+        tiles = segment.tiles
+        grad_nodes = scratch("grad nodes", work.nodes.shape)
+        rows = tiles.owner_count * CELLS**dim if setting.tool_count else 1
+        stages = scratch("stages", (rows, max(1, setting.tool_count * (dim + 1))))
+        parts = grad.new_empty(tiles.owner_count, width)
+        grad_after, grad_state = scratch("grad after", grad.shape), scratch("grad state", grad.shape)
+        torch.index_select(grad, 0, segment.order, out=grad_after)
+        sorted_particle = scratch("sorted particle", per_particle.shape).zero_()
+        for i in reversed(range(len(segment.states) - 1)):
+            s -= 1
+            kept_stress, kept_map = segment.laws.pop()
+            later = Columns(grad_after, dim)
+            if grad_frames is not None:
+                later.x.add_(grad_frames[s].index_select(0, segment.order))
+            for (_number, index), kept in zip(segment.members, kept_map, strict=True):
+                if kept is None:
+                    continue
+                columns = kept[1][1].shape[1]
+                grad_F, grad_q, _ = later.of(index)
+                (on_F, on_q, on_C), found = differentiate(kept, (grad_F, grad_q[:, :columns]), laws.parameters)
+                add(found)
+                put(later.F, index, torch.zeros_like(grad_F) if on_F is None else on_F)
+                if columns:
+                    grad_q[:, :columns] = 0.0
+                    put(later.q, index, grad_q if on_q is None else grad_q + on_q)
+                if on_C is not None:
+                    accumulate(later.C, index, on_C)
+            for (_number, index), kept in zip(segment.members, kept_stress, strict=True):
+                put(theta[:, : dim * dim].view(-1, dim, dim), index, kept[1].detach())
+            work.theta = theta
+            sorted_particle[:, stresses] = 0.0
+            particle, topology, boundary, numbers = work.common(s)
+            launch(
+                substep_adjoint, segment.states[i], segment.states[i + 1], grad_after, grad_state, sorted_particle,
+                *particle, work.nodes, grad_nodes, work.sums, segment.history[i], stages, *topology, *boundary,
+                work.wrench, grad_wrench, parts, grad_boundary[s], *numbers, spec,
+            )  # fmt: skip
+            earlier, grad_P = Columns(grad_state, dim), sorted_particle[:, stresses].reshape(-1, dim, dim)
+            for (_number, index), kept in zip(segment.members, kept_stress, strict=True):
+                if not kept[1].requires_grad:
+                    continue
+                own = grad_P if index is None else grad_P[index]
+                (on_F, on_q, on_C), found = differentiate(kept, (own,), laws.parameters)
+                add(found)
+                for column, gradient in ((earlier.F, on_F), (earlier.q, on_q), (earlier.C, on_C)):
+                    if gradient is not None:
+                        accumulate(column, index, gradient)
+            grad_after, grad_state = grad_state, grad_after
+            if not finite(grad_after):
+                raise GradientError(
+                    f"the gradient is not finite from substep {s + setting.first_substep} of control step "
+                    f"{setting.step} backwards (t = {setting.time + s * setting.dt:.6g} s): shorten the horizon or "
+                    "reduce dt"
+                )
+        grad = scratch("packed", grad.shape).index_copy_(0, segment.order, grad_after)
+        sorted_particle[:, stresses] = 0.0
+        per_particle.index_add_(0, segment.order, sorted_particle)
+    return grad, per_particle, grad_boundary, totals
+
+
+def accumulate(column, index, values):
+    """Add some particles' values to a view."""
+    if index is None:
+        column.add_(values)
+    else:
+        column[index] += values
+
+
+class LearnedStep(torch.autograd.Function):
+    """(x, v, C, F, q, volume, density, gravity, force, motion, tool_params, friction, *parameters)
+    -> (x, v, C, F, q, wrench, frames).
+
+    density: (n,). frames: (S, n, d) positions after each substep, or empty unless ``setting.frames``. The others as for
+    ``ControlStep``.
+    """
+
+    @staticmethod
+    @one_torch_thread()
+    def forward(ctx, setting, laws, wanted, x, v, C, F, q, volume, density, gravity, force, motion, tool_params,
+                friction, *parameters):  # fmt: skip
+        for name, part in {"x": x, "v": v, "C": C, "F": F, "q": q, "volume": volume}.items():
+            if part.dtype != context.dtype:
+                raise TypeError(
+                    f"the state's {name} is {part.dtype}, but diffsim.init set precision={context.precision!r}; "
+                    f"convert it with .to({context.dtype})"
+                )
+        work = LearnedStep.workspace(setting, volume, density, gravity, force, motion, tool_params, friction)
+        frames = x.new_empty(setting.substeps if wanted else 0, *x.shape)
+        keep = setting.store and any(ctx.needs_input_grad)
+        packed, wrench, segments = advance(pack(x, v, C, F, q), work, laws, keep, frames if wanted else None)
+        ctx.setting, ctx.laws, ctx.wanted = setting, laws, wanted
+        ctx.segments = segments
+        start = () if keep else (x, v, C, F, q)  # the first stored state says the same
+        ctx.save_for_backward(volume, density, gravity, force, motion, tool_params, friction, *start)
+        return (*unpack(packed, setting.dim), wrench[: 6 * setting.tool_count].reshape(-1, 6), frames)
+
+    @staticmethod
+    def workspace(setting, volume, density, gravity, force, motion, tool_params, friction):
+        particles = torch.stack([density * volume, volume], 1)
+        return Workspace(setting, particles, None, gravity, force, motion, tool_params, friction)
+
+    @staticmethod
+    @once_differentiable
+    @one_torch_thread()
+    def backward(ctx, grad_x, grad_v, grad_C, grad_F, grad_q, grad_wrench, grad_frames):
+        setting, laws, segments = ctx.setting, ctx.laws, ctx.segments
+        volume, density, gravity, force, motion, tool_params, friction, *start = ctx.saved_tensors
+        if setting.trace is not None:
+            setting = Setting(**{**setting.__dict__, "trace": None})
+        work = LearnedStep.workspace(setting, volume, density, gravity, force, motion, tool_params, friction)
+        if start:
+            _, _, segments = advance(pack(*start), work, laws, True, None)
+        elif segments is None:
+            raise GradientError(
+                "the stored graph of a control step is used up: call backward once, or run it with store=False"
+            )
+        ctx.segments = None  # the laws' graphs are freed as they are used
+        grad = pack(grad_x, grad_v, grad_C, grad_F, grad_q)
+        tools, dim = setting.tool_count, setting.dim
+        grad_wrench = grad_wrench.contiguous() if tools else grad.new_zeros(1, 6)
+        if not finite(grad) or (ctx.wanted and not finite(grad_frames)):
+            raise GradientError(f"the gradient that reaches control step {setting.step} from behind is not finite")
+        packed, per_particle, grad_boundary, totals = retreat(
+            grad, grad_frames if ctx.wanted else None, grad_wrench, segments, work, laws
+        )
+        grad_mass, grad_volume = per_particle[:, 0], per_particle[:, 1] + per_particle[:, 0] * density
+        grad_accel = per_particle[:, 2 : 2 + dim]
+        grad_motion = grad_params = None
+        if tools:
+            tool_part = grad_boundary[:, : TOOL_GRADIENTS * tools].reshape(setting.substeps, tools, TOOL_GRADIENTS)
+            grad_motion = tool_part[:, :, :18].contiguous()
+            grad_params = torch.zeros_like(tool_params)
+            grad_params[:, :2] = ordered_sum(tool_part[:, :, 18:])
+        return (
+            None,
+            None,
+            None,
+            *unpack(packed, dim),
+            grad_volume,
+            grad_mass * volume,
+            ordered_sum(grad_accel),
+            grad_accel.clone() if force is not None else None,
+            grad_motion,
+            grad_params,
+            ordered_sum(grad_boundary[:, TOOL_GRADIENTS * tools :]),
+            *totals,
+        )
