@@ -80,7 +80,8 @@ def specification(setting, trace):
     """The template argument of the kernels: one class per combination, since each instantiates them anew."""
     atomic = context.device not in ("cpu",)
     dim, tools = setting.dim, setting.tool_count > 0
-    key = (dim, setting.laws, setting.stretch, setting.internals, tools, trace, atomic)
+    serial = not atomic and context.threads == 1
+    key = (dim, setting.laws, setting.stretch, setting.internals, tools, trace, atomic, serial)
     if key not in _specs:
         _specs[key] = type(
             "Specification",
@@ -95,7 +96,8 @@ def specification(setting, trace):
                 "tools": tools,
                 "trace": trace,
                 "atomic": atomic,
-                "stride": 1 if atomic else CHUNK,
+                "serial": serial,  # on the calling thread: no other is waked for each loop
+                "stride": 1 if atomic or serial else CHUNK,
             },
         )
     return _specs[key]

@@ -13,45 +13,49 @@ from diffsim.kernels import network_inputs, perceptron
 from diffsim.kernels.control_step import one_torch_thread
 
 
-def forward(F, base, scale, weights):
-    """Y (n, d, d), and what the adjoint needs. scale: a number."""
-    z, factors = network_inputs.inputs(F)
-    X, layers = perceptron.forward(z, *weights)
-    scaled = X * scale
-    return network_inputs.head(scaled, F, factors, base), (F, factors, scaled, *layers)
+class Operator:
+    """The network with its weights: for steps that call it without torch's graph, and for the Function below."""
 
+    def __init__(self, base, scale, W1, W2, W3):
+        self.base, self.scale, self.weights = base, scale, [W.detach() for W in (W1, W2, W3)]
+        self.number = scale.item()
 
-def adjoint(grad_Y, kept, base, scale, weights, *, learn=True):
-    """Gradients of F, of scale (a number tensor), and of the three weights; None for the last four unless ``learn``."""
-    F, factors, scaled, *layers = kept
-    grad_scaled, grad_F = network_inputs.grad_head(grad_Y, scaled, factors, base)
-    grad_scale = (grad_scaled * scaled).sum() / scale if learn else None
-    grad_z, *grad_weights = perceptron.adjoint(grad_scaled.mul_(scale), layers, *weights, weights=learn)
-    network_inputs.grad_inputs(grad_z, F, factors, grad_F)
-    return grad_F, grad_scale, *grad_weights
+    def forward(self, F):
+        """Y (n, d, d), and what the adjoint needs."""
+        z, factors = network_inputs.inputs(F)
+        X, layers = perceptron.forward(z, *self.weights)
+        X.mul_(self.number)
+        return network_inputs.head(X, F, factors, self.base), (F, factors, X, *layers)
+
+    def adjoint(self, grad_Y, kept, learn):
+        """Gradients of F, of the scale and of the three weights; None for the last four unless ``learn``."""
+        F, factors, X, *layers = kept
+        grad_X, grad_F = network_inputs.grad_head(grad_Y, X, factors, self.base)
+        grad_scale = None
+        if learn:
+            total = torch.dot(grad_X.reshape(-1), X.reshape(-1)) / self.number
+            grad_scale = total.to(self.scale.dtype).reshape(self.scale.shape)
+        grad_z, *grad_weights = perceptron.adjoint(grad_X.mul_(self.number), layers, *self.weights, weights=learn)
+        network_inputs.grad_inputs(grad_z, F, factors, grad_F)
+        return grad_F, grad_scale, *grad_weights
 
 
 class InvariantNetwork(torch.autograd.Function):
     @staticmethod
     @one_torch_thread()
     def forward(ctx, F, base, scale, *weights):
-        ctx.base, ctx.scale = base, scale.item()
-        Y, kept = forward(F, base, ctx.scale, weights)
-        ctx.save_for_backward(*kept, *weights)
-        ctx.like = scale
+        ctx.operator = Operator(base, scale.detach(), *weights)
+        Y, kept = ctx.operator.forward(F)
+        ctx.save_for_backward(*kept)
         return Y
 
     @staticmethod
     @once_differentiable
     @one_torch_thread()
     def backward(ctx, grad_Y):
-        *kept, W1, W2, W3 = ctx.saved_tensors
         learn = any(ctx.needs_input_grad[2:])
-        grad_F, grad_scale, *grad_weights = adjoint(
-            grad_Y.contiguous(), kept, ctx.base, ctx.scale, (W1, W2, W3), learn=learn
-        )
-        grad_scale = None if grad_scale is None else grad_scale.to(ctx.like.dtype).reshape(ctx.like.shape)
-        return grad_F, None, grad_scale, *grad_weights
+        grad_F, *found = ctx.operator.adjoint(grad_Y.contiguous(), ctx.saved_tensors, learn)
+        return grad_F, None, *found
 
 
 def invariant_network(F, base: float, scale, W1, W2, W3):

@@ -41,8 +41,8 @@ class Laws:
     """The materials as a step calls them.
 
     Args:
-        stress: for each material (F, q, C) -> P.
-        update: for each material (F_trial, q, C, dt) -> (F, q), or None where there is no map.
+        stress: for each material a ``TorchLaw`` or ``OperatorLaw`` with the result P.
+        update: for each material one with the results F and q, or None where there is no map.
         ordered: for each material whether its laws know the particles by their order; they are then given in the
             user's, else as they lie.
         parameters: tensors that may be learned, in the order of the gradients.
@@ -52,6 +52,7 @@ class Laws:
     def __init__(self, stress, update, ordered, parameters, material):
         self.stress, self.update, self.ordered = stress, update, ordered
         self.parameters, self.material = list(parameters), material
+        self.place = {id(parameter): i for i, parameter in enumerate(self.parameters)}
 
     def members(self, order):
         """(number, sorted indices, or None for all as they lie) of each material that has particles."""
@@ -61,6 +62,59 @@ class Laws:
         position[order] = torch.arange(len(order), device=order.device)
         found = [(number, position[self.material == number]) for number in range(len(self.stress))]
         return [(number, index) for number, index in found if len(index)]
+
+
+class TorchLaw:
+    """A law that torch evaluates and differentiates: call(F, q, C) -> one result or a tuple of them.
+
+    ``forward`` returns the results and what ``adjoint`` needs, which returns the gradients of F, q, C (None for no
+    dependence) and of the parameters.
+    """
+
+    def __init__(self, call, parameters):
+        self.call, self.parameters = call, [p for p in parameters if p.requires_grad]
+
+    def forward(self, columns, index, keep):
+        inputs = columns.of(index)
+        if not keep:
+            with torch.no_grad():
+                results = self.call(*inputs)
+            return results if isinstance(results, tuple) else (results,), None
+        with torch.enable_grad():
+            leaves = [part.requires_grad_() for part in inputs]
+            results = self.call(*leaves)
+        results = results if isinstance(results, tuple) else (results,)
+        return tuple(result.detach() for result in results), (leaves, results)
+
+    def adjoint(self, grads, kept):
+        leaves, results = kept
+        pairs = [(r, g) for r, g in zip(results, grads, strict=True) if r.requires_grad]
+        if not pairs:
+            return (None,) * 3, (None,) * len(self.parameters)
+        found = torch.autograd.grad(
+            [r for r, _ in pairs], [*leaves, *self.parameters], [g for _, g in pairs], allow_unused=True
+        )
+        return found[:3], found[3:]
+
+
+class OperatorLaw:
+    """A law that is one operator of F: operator.forward(F) -> result, kept and operator.adjoint(grad, kept, learn).
+
+    It spares torch's graph, which for a thousand particles takes as long as a layer of a network. q passes through.
+    """
+
+    def __init__(self, operator, parameters):
+        self.operator, self.parameters = operator, list(parameters)
+        self.learn = any(p.requires_grad for p in self.parameters)
+
+    def forward(self, columns, index, keep):
+        F = columns.F.clone(memory_format=torch.contiguous_format) if index is None else columns.F[index]
+        result, kept = self.operator.forward(F)
+        return (result,), kept if keep else None
+
+    def adjoint(self, grads, kept):
+        on_F, *found = self.operator.adjoint(grads[0], kept, self.learn)
+        return (on_F, None, None), found
 
 
 class Columns:
@@ -88,38 +142,11 @@ def put(column, index, values):
         column[index] = values
 
 
-def evaluate(call, inputs, keep):
-    """Results of a law; with ``keep`` also what its adjoint needs: the leaves, and the graph ending in the results."""
-    if not keep:
-        with torch.no_grad():
-            return call(*inputs), None
-    with torch.enable_grad():
-        leaves = [part.detach().requires_grad_() for part in inputs]
-        results = call(*leaves)
-    return results, (leaves, results)
-
-
-def differentiate(kept, grads, parameters):
-    """Gradients of the leaves and of the parameters; None where a result does not depend on one.
-
-    The graph is freed, so that its memory serves the next one.
-    """
-    leaves, results = kept
-    results = results if isinstance(results, tuple) else (results,)
-    pairs = [(r, g) for r, g in zip(results, grads, strict=True) if r.requires_grad]
-    if not pairs:
-        return (None,) * len(leaves), (None,) * len(parameters)
-    found = torch.autograd.grad(
-        [r for r, _ in pairs], [*leaves, *parameters], [g.contiguous() for _, g in pairs], allow_unused=True
-    )
-    return found[: len(leaves)], found[len(leaves) :]
-
-
 def advance(packed, work, laws, keep, frames):
     """Run the substeps.
 
     Returns the final state in the user's order, in scratch, the mean wrench, and the segments, if ``keep``, each with
-    ``laws``: for each substep the evaluations (stress, map) of each material.
+    ``laws``: for each substep (results, kept) of the stress and of the map of each material.
     """
     setting, dim = work.setting, work.setting.dim
     states = States(packed, setting.substeps, "graph" if keep else "")
@@ -153,9 +180,9 @@ def advance(packed, work, laws, keep, frames):
         before = Columns(state, dim)
         stresses = []
         for number, index in segment.members:
-            value, kept = evaluate(laws.stress[number], before.of(index), keep)
-            put(P, index, value.detach())
-            stresses.append(kept)
+            (value,), kept = laws.stress[number].forward(before, index, keep)
+            put(P, index, value)
+            stresses.append((value, kept))
         after = states.next()
         shape = (segment.tiles.owner_count * CELLS**dim, dim + 1)
         history = block(shape) if keep else scratch("history", shape)
@@ -175,14 +202,14 @@ def advance(packed, work, laws, keep, frames):
             setting.trace.append(trace.tolist())
         moved, maps = Columns(after, dim), []
         for number, index in segment.members:
-            call = laws.update[number]
-            if call is None:
+            if laws.update[number] is None:
                 maps.append(None)
                 continue
-            (F, q), kept = evaluate(lambda F, q, C, call=call: call(F, q, C, setting.dt), moved.of(index), keep)
-            put(moved.F, index, F.detach())
-            put(moved.q[:, : q.shape[1]], index, q.detach())
-            maps.append(kept)
+            results, kept = laws.update[number].forward(moved, index, keep)
+            put(moved.F, index, results[0])
+            for q in results[1:]:
+                put(moved.q[:, : q.shape[1]], index, q)
+            maps.append((results, kept))
         state = after
         if frames is not None:
             frames[s].index_copy_(0, order, state[:, :dim])
@@ -218,9 +245,10 @@ def retreat(grad, grad_frames, grad_wrench, segments, work, laws):
     theta = grad.new_zeros(len(grad), dim * dim + 1)
     s = setting.substeps
 
-    def add(gradients):
-        for i, gradient in enumerate(gradients):
-            if gradient is not None:
+    def add(law, gradients):
+        for parameter, gradient in zip(law.parameters, gradients, strict=True):
+            if gradient is not None and parameter.requires_grad:
+                i = laws.place[id(parameter)]
                 totals[i] = gradient.clone() if totals[i] is None else totals[i].add_(gradient)
 
     for segment in reversed(segments):
@@ -239,21 +267,24 @@ def retreat(grad, grad_frames, grad_wrench, segments, work, laws):
             later = Columns(grad_after, dim)
             if grad_frames is not None:
                 later.x.add_(grad_frames[s].index_select(0, segment.order))
-            for (_number, index), kept in zip(segment.members, kept_map, strict=True):
+            for (number, index), kept in zip(segment.members, kept_map, strict=True):
                 if kept is None:
                     continue
-                columns = kept[1][1].shape[1]
-                grad_F, grad_q, _ = later.of(index)
-                (on_F, on_q, on_C), found = differentiate(kept, (grad_F, grad_q[:, :columns]), laws.parameters)
-                add(found)
-                put(later.F, index, torch.zeros_like(grad_F) if on_F is None else on_F)
+                law, results = laws.update[number], kept[0]
+                grads = later.of(index)[:2]
+                columns = results[1].shape[1] if len(results) > 1 else 0  # of q, which the map may change
+                (on_F, on_q, on_C), found = law.adjoint(
+                    (grads[0], grads[1][:, :columns].contiguous())[: len(results)], kept[1]
+                )
+                add(law, found)
+                put(later.F, index, torch.zeros_like(grads[0]) if on_F is None else on_F)
                 if columns:
-                    grad_q[:, :columns] = 0.0
-                    put(later.q, index, grad_q if on_q is None else grad_q + on_q)
+                    grads[1][:, :columns] = 0.0
+                    put(later.q, index, grads[1] if on_q is None else grads[1] + on_q)
                 if on_C is not None:
                     accumulate(later.C, index, on_C)
-            for (_number, index), kept in zip(segment.members, kept_stress, strict=True):
-                put(theta[:, : dim * dim].view(-1, dim, dim), index, kept[1].detach())
+            for (_number, index), (value, _) in zip(segment.members, kept_stress, strict=True):
+                put(theta[:, : dim * dim].view(-1, dim, dim), index, value)
             work.theta = theta
             sorted_particle[:, stresses] = 0.0
             particle, topology, boundary, numbers = work.common(s)
@@ -262,14 +293,12 @@ def retreat(grad, grad_frames, grad_wrench, segments, work, laws):
                 *particle, work.nodes, grad_nodes, work.sums, segment.history[i], stages, *topology, *boundary,
                 work.wrench, grad_wrench, parts, grad_boundary[s], *numbers, spec,
             )  # fmt: skip
-            earlier, grad_P = Columns(grad_state, dim), sorted_particle[:, stresses].reshape(-1, dim, dim)
-            for (_number, index), kept in zip(segment.members, kept_stress, strict=True):
-                if not kept[1].requires_grad:
-                    continue
-                own = grad_P if index is None else grad_P[index]
-                (on_F, on_q, on_C), found = differentiate(kept, (own,), laws.parameters)
-                add(found)
-                for column, gradient in ((earlier.F, on_F), (earlier.q, on_q), (earlier.C, on_C)):
+            earlier, grad_P = Columns(grad_state, dim), sorted_particle[:, stresses].contiguous().view(-1, dim, dim)
+            for (number, index), (_, kept) in zip(segment.members, kept_stress, strict=True):
+                law = laws.stress[number]
+                gradients, found = law.adjoint((grad_P if index is None else grad_P[index],), kept)
+                add(law, found)
+                for column, gradient in zip((earlier.F, earlier.q, earlier.C), gradients, strict=True):
                     if gradient is not None:
                         accumulate(column, index, gradient)
             grad_after, grad_state = grad_state, grad_after

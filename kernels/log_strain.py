@@ -14,7 +14,7 @@ smooth for det F > 0 also where stretches are equal. The decomposition is made o
 import torch
 from torch.autograd.function import once_differentiable
 
-from diffsim.kernels.arrays import Matrices, Rows, Vectors, launch
+from diffsim.kernels.arrays import Matrices, Rows, Vectors, alone, launch
 from diffsim.kernels.lang import ti
 from diffsim.kernels.network_inputs import factors_like, read_factors, write_factors
 from diffsim.kernels.svd import expm1_ratio, isotropic_vjp, log1p_ratio, svd
@@ -29,7 +29,8 @@ def split(s):
 
 
 @ti.kernel
-def invariants_forward(F: Matrices, factors: Rows, k: Vectors):
+def invariants_forward(F: Matrices, factors: Rows, k: Vectors, serial: ti.template()):
+    ti.loop_config(serialize=serial)
     for p in range(F.shape[0]):
         U, s, V = svd(F[p])
         write_factors(factors, p, U, s, V)
@@ -38,7 +39,8 @@ def invariants_forward(F: Matrices, factors: Rows, k: Vectors):
 
 
 @ti.kernel
-def invariants_adjoint(grad_k: Vectors, factors: Rows, grad_F: Matrices):
+def invariants_adjoint(grad_k: Vectors, factors: Rows, grad_F: Matrices, serial: ti.template()):
+    ti.loop_config(serialize=serial)
     for p in range(grad_F.shape[0]):
         U, s, V = read_factors(factors, p, 3)
         _mean, dev = split(s)
@@ -49,7 +51,8 @@ def invariants_adjoint(grad_k: Vectors, factors: Rows, grad_F: Matrices):
 
 
 @ti.kernel
-def return_forward(F: Matrices, factors: Rows, change: Vectors, F_new: Matrices):
+def return_forward(F: Matrices, factors: Rows, change: Vectors, F_new: Matrices, serial: ti.template()):
+    ti.loop_config(serialize=serial)
     for p in range(F.shape[0]):
         kappa, shift = change[p][0], change[p][1]
         F_new[p] = F[p]
@@ -63,7 +66,10 @@ def return_forward(F: Matrices, factors: Rows, change: Vectors, F_new: Matrices)
 
 
 @ti.kernel
-def return_adjoint(grad_F_new: Matrices, factors: Rows, change: Vectors, grad_F: Matrices, grad_change: Vectors):
+def return_adjoint(
+    grad_F_new: Matrices, factors: Rows, change: Vectors, grad_F: Matrices, grad_change: Vectors, serial: ti.template()
+):
+    ti.loop_config(serialize=serial)
     for p in range(grad_F.shape[0]):
         kappa, shift = change[p][0], change[p][1]
         U, s, V = read_factors(factors, p, 3)
@@ -92,7 +98,7 @@ class Invariants(torch.autograd.Function):
     @staticmethod
     def forward(ctx, F):
         k, factors = F.new_empty(len(F), 2), factors_like(F)
-        launch(invariants_forward, F, factors, k)
+        launch(invariants_forward, F, factors, k, alone(F))
         ctx.save_for_backward(factors)
         ctx.mark_non_differentiable(factors)
         return k, factors
@@ -102,7 +108,7 @@ class Invariants(torch.autograd.Function):
     def backward(ctx, grad_k, _grad_factors):
         (factors,) = ctx.saved_tensors
         grad_F = factors.new_empty(len(factors), 3, 3)
-        launch(invariants_adjoint, grad_k.contiguous(), factors, grad_F)
+        launch(invariants_adjoint, grad_k.contiguous(), factors, grad_F, alone(grad_F))
         return grad_F
 
 
@@ -110,7 +116,7 @@ class Return(torch.autograd.Function):
     @staticmethod
     def forward(ctx, F, factors, change):
         F_new = torch.empty_like(F)
-        launch(return_forward, F, factors, change, F_new)
+        launch(return_forward, F, factors, change, F_new, alone(F))
         ctx.save_for_backward(factors, change)
         return F_new
 
@@ -119,7 +125,7 @@ class Return(torch.autograd.Function):
     def backward(ctx, grad_F_new):
         factors, change = ctx.saved_tensors
         grad_F, grad_change = torch.empty_like(grad_F_new), torch.empty_like(change)
-        launch(return_adjoint, grad_F_new.contiguous(), factors, change, grad_F, grad_change)
+        launch(return_adjoint, grad_F_new.contiguous(), factors, change, grad_F, grad_change, alone(grad_F))
         return grad_F, None, grad_change
 
 

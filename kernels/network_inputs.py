@@ -13,7 +13,7 @@ of the order in which the decomposition returned them. R and the rest of z are s
 
 import torch
 
-from diffsim.kernels.arrays import Matrices, Rows, launch
+from diffsim.kernels.arrays import Matrices, Rows, alone, launch
 from diffsim.kernels.lang import ti
 from diffsim.kernels.substep import read_matrix, read_vector, write_matrix, write_vector
 from diffsim.kernels.svd import cofactor, svd
@@ -39,7 +39,8 @@ def factors_like(F):
 
 
 @ti.kernel
-def inputs_forward(F: Matrices, factors: Rows, z: Rows):
+def inputs_forward(F: Matrices, factors: Rows, z: Rows, serial: ti.template()):
+    ti.loop_config(serialize=serial)
     for p in range(F.shape[0]):
         A = F[p]
         U, s, V = svd(A)
@@ -53,8 +54,9 @@ def inputs_forward(F: Matrices, factors: Rows, z: Rows):
 
 
 @ti.kernel
-def inputs_adjoint(grad_z: Rows, F: Matrices, factors: Rows, grad_F: Matrices):
+def inputs_adjoint(grad_z: Rows, F: Matrices, factors: Rows, grad_F: Matrices, serial: ti.template()):
     """Adds to grad_F."""
+    ti.loop_config(serialize=serial)
     for p in range(F.shape[0]):
         A = F[p]
         U, s, V = read_factors(factors, p, A.n)
@@ -67,7 +69,8 @@ def inputs_adjoint(grad_z: Rows, F: Matrices, factors: Rows, grad_F: Matrices):
 
 
 @ti.kernel
-def head_forward(X: Rows, F: Matrices, factors: Rows, base: float, Y: Matrices):
+def head_forward(X: Rows, F: Matrices, factors: Rows, base: float, Y: Matrices, serial: ti.template()):
+    ti.loop_config(serialize=serial)
     for p in range(F.shape[0]):
         A = F[p]
         U, s, V = read_factors(factors, p, A.n)
@@ -76,8 +79,11 @@ def head_forward(X: Rows, F: Matrices, factors: Rows, base: float, Y: Matrices):
 
 
 @ti.kernel
-def head_adjoint(grad_Y: Matrices, X: Rows, factors: Rows, base: float, grad_X: Rows, grad_F: Matrices):
+def head_adjoint(
+    grad_Y: Matrices, X: Rows, factors: Rows, base: float, grad_X: Rows, grad_F: Matrices, serial: ti.template()
+):
     """Writes both."""
+    ti.loop_config(serialize=serial)
     for p in range(grad_Y.shape[0]):
         G = grad_Y[p]
         U, s, V = read_factors(factors, p, G.n)
@@ -95,25 +101,25 @@ def inputs(F):
     """z (n, d + d^2 + 1) and the factors of F (n, d, d), as plain tensors: see ``invariant_network`` for gradients."""
     d = F.shape[-1]
     z, factors = F.new_empty(len(F), d + d * d + 1), factors_like(F)
-    launch(inputs_forward, F, factors, z)
+    launch(inputs_forward, F, factors, z, alone(F))
     return z, factors
 
 
 def head(X, F, factors, base: float):
     """Y (n, d, d) from X (n, d^2), as a plain tensor."""
     Y = torch.empty_like(F)
-    launch(head_forward, X, F, factors, base, Y)
+    launch(head_forward, X, F, factors, base, Y, alone(F))
     return Y
 
 
 def grad_head(grad_Y, X, factors, base: float):
     """Gradients of X (n, d^2) and, through R and base F, of F (n, d, d)."""
     grad_X, grad_F = torch.empty_like(X), torch.empty_like(grad_Y)
-    launch(head_adjoint, grad_Y, X, factors, base, grad_X, grad_F)
+    launch(head_adjoint, grad_Y, X, factors, base, grad_X, grad_F, alone(grad_F))
     return grad_X, grad_F
 
 
 def grad_inputs(grad_z, F, factors, grad_F):
     """Adds the gradient through z to grad_F (n, d, d)."""
-    launch(inputs_adjoint, grad_z, F, factors, grad_F)
+    launch(inputs_adjoint, grad_z, F, factors, grad_F, alone(grad_F))
     return grad_F

@@ -13,7 +13,7 @@ Together they are exact for every isotropic function, also at equal singular val
 import torch
 from torch.autograd.function import once_differentiable
 
-from diffsim.kernels.arrays import Matrices, Rows, Vectors, launch
+from diffsim.kernels.arrays import Matrices, Rows, Vectors, alone, launch
 from diffsim.kernels.lang import ti
 from diffsim.kernels.network_inputs import factors_like, read_factors, write_factors
 from diffsim.kernels.svd import isotropic_vjp, svd
@@ -28,7 +28,8 @@ def compose(U, p, V):
 
 
 @ti.kernel
-def values_forward(F: Matrices, factors: Rows, values: Vectors):
+def values_forward(F: Matrices, factors: Rows, values: Vectors, serial: ti.template()):
+    ti.loop_config(serialize=serial)
     for p in range(F.shape[0]):
         U, s, V = svd(F[p])
         write_factors(factors, p, U, s, V)
@@ -36,8 +37,9 @@ def values_forward(F: Matrices, factors: Rows, values: Vectors):
 
 
 @ti.kernel
-def stress_forward(stress: Vectors, factors: Rows, P: Matrices):
+def stress_forward(stress: Vectors, factors: Rows, P: Matrices, serial: ti.template()):
     """Also the adjoint of ``values_forward``."""
+    ti.loop_config(serialize=serial)
     for p in range(P.shape[0]):
         U, _s, V = read_factors(factors, p, 3)
         P[p] = compose(U, stress[p], V)
@@ -45,8 +47,15 @@ def stress_forward(stress: Vectors, factors: Rows, P: Matrices):
 
 @ti.kernel
 def stress_adjoint(
-    grad_P: Matrices, stress: Vectors, factors: Rows, quotients: Vectors, grad_F: Matrices, grad_stress: Vectors
+    grad_P: Matrices,
+    stress: Vectors,
+    factors: Rows,
+    quotients: Vectors,
+    grad_F: Matrices,
+    grad_stress: Vectors,
+    serial: ti.template(),
 ):
+    ti.loop_config(serialize=serial)
     for p in range(grad_P.shape[0]):
         U, s, V = read_factors(factors, p, 3)
         t, q = stress[p], quotients[p]
@@ -63,7 +72,7 @@ class SingularValues(torch.autograd.Function):
     @staticmethod
     def forward(ctx, F):
         values, factors = F.new_empty(len(F), 3), factors_like(F)
-        launch(values_forward, F, factors, values)
+        launch(values_forward, F, factors, values, alone(F))
         ctx.save_for_backward(factors)
         ctx.mark_non_differentiable(factors)
         return values, factors
@@ -73,7 +82,7 @@ class SingularValues(torch.autograd.Function):
     def backward(ctx, grad_values, _grad_factors):
         (factors,) = ctx.saved_tensors
         grad_F = factors.new_empty(len(factors), 3, 3)
-        launch(stress_forward, grad_values.contiguous(), factors, grad_F)
+        launch(stress_forward, grad_values.contiguous(), factors, grad_F, alone(grad_F))
         return grad_F
 
 
@@ -81,7 +90,7 @@ class PrincipalStress(torch.autograd.Function):
     @staticmethod
     def forward(ctx, F, factors, stress, quotients):
         P = torch.empty_like(F)
-        launch(stress_forward, stress, factors, P)
+        launch(stress_forward, stress, factors, P, alone(F))
         ctx.save_for_backward(factors, stress, quotients)
         return P
 
@@ -90,7 +99,7 @@ class PrincipalStress(torch.autograd.Function):
     def backward(ctx, grad_P):
         factors, stress, quotients = ctx.saved_tensors
         grad_F, grad_stress = torch.empty_like(grad_P), torch.empty_like(stress)
-        launch(stress_adjoint, grad_P.contiguous(), stress, factors, quotients, grad_F, grad_stress)
+        launch(stress_adjoint, grad_P.contiguous(), stress, factors, quotients, grad_F, grad_stress, alone(grad_F))
         return grad_F, None, grad_stress, None
 
 

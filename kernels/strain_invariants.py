@@ -15,7 +15,7 @@ derivative of alpha, beta, gamma through I1, I2, J plus alpha G + beta (G C + F 
 import torch
 from torch.autograd.function import once_differentiable
 
-from diffsim.kernels.arrays import Matrices, Vectors, launch
+from diffsim.kernels.arrays import Matrices, Vectors, alone, launch
 from diffsim.kernels.lang import ti
 from diffsim.kernels.svd import cofactor, cofactor_vjp, inner
 
@@ -32,15 +32,17 @@ def basis(F):
 
 
 @ti.kernel
-def invariants_forward(F: Matrices, k: Vectors):
+def invariants_forward(F: Matrices, k: Vectors, serial: ti.template()):
+    ti.loop_config(serialize=serial)
     for p in range(F.shape[0]):
         _C, I1, I2, J, a, b = basis(F[p])
         k[p] = ti.Vector([a * I1 - 3, b * I2 - 3, ti.log(J)])
 
 
 @ti.kernel
-def stress_forward(g: Vectors, F: Matrices, P: Matrices):
+def stress_forward(g: Vectors, F: Matrices, P: Matrices, serial: ti.template()):
     """P = sum g_a dk_a/dF: the adjoint of ``invariants_forward`` too."""
+    ti.loop_config(serialize=serial)
     for p in range(F.shape[0]):
         A, h = F[p], g[p]
         C, I1, I2, J, a, b = basis(A)
@@ -49,7 +51,8 @@ def stress_forward(g: Vectors, F: Matrices, P: Matrices):
 
 
 @ti.kernel
-def stress_adjoint(grad_P: Matrices, g: Vectors, F: Matrices, grad_g: Vectors, grad_F: Matrices):
+def stress_adjoint(grad_P: Matrices, g: Vectors, F: Matrices, grad_g: Vectors, grad_F: Matrices, serial: ti.template()):
+    ti.loop_config(serialize=serial)
     for p in range(F.shape[0]):
         A, h, G = F[p], g[p], grad_P[p]
         C, I1, I2, J, a, b = basis(A)
@@ -85,7 +88,7 @@ class Invariants(torch.autograd.Function):
     @staticmethod
     def forward(ctx, F):
         k = F.new_empty(len(F), 3)
-        launch(invariants_forward, F, k)
+        launch(invariants_forward, F, k, alone(F))
         ctx.save_for_backward(F)
         return k
 
@@ -94,7 +97,7 @@ class Invariants(torch.autograd.Function):
     def backward(ctx, grad_k):
         (F,) = ctx.saved_tensors
         grad_F = torch.empty_like(F)
-        launch(stress_forward, grad_k.contiguous(), F, grad_F)
+        launch(stress_forward, grad_k.contiguous(), F, grad_F, alone(F))
         return grad_F
 
 
@@ -102,7 +105,7 @@ class InvariantStress(torch.autograd.Function):
     @staticmethod
     def forward(ctx, g, F):
         P = torch.empty_like(F)
-        launch(stress_forward, g, F, P)
+        launch(stress_forward, g, F, P, alone(F))
         ctx.save_for_backward(g, F)
         return P
 
@@ -111,7 +114,7 @@ class InvariantStress(torch.autograd.Function):
     def backward(ctx, grad_P):
         g, F = ctx.saved_tensors
         grad_g, grad_F = torch.empty_like(g), torch.empty_like(F)
-        launch(stress_adjoint, grad_P.contiguous(), g, F, grad_g, grad_F)
+        launch(stress_adjoint, grad_P.contiguous(), g, F, grad_g, grad_F, alone(F))
         return grad_g, grad_F
 
 

@@ -209,6 +209,7 @@ def substep_forward(
     dt: float, dx: float, rate: float, spec: ti.template(),
 ):  # fmt: skip
     """state -> after; writes ``history`` for the adjoint, adds each owner's part of the tools' wrench to ``wrench``."""
+    ti.loop_config(serialize=spec.serial)
     for t in range(spec.stride * (shares.shape[0] - 1)):
         if t % spec.stride == 0:
             worker = t // spec.stride
@@ -224,6 +225,7 @@ def substep_forward(
             tile = labels[p, 0]
             scatter_particle(state, particles, labels, theta, accel, nodes, p, tile, tile_info, boundary, dt, dx, spec)
 
+    ti.loop_config(serialize=spec.serial)
     for t in range(spec.stride * (shares.shape[0] - 1)):
         if t % spec.stride == 0:
             worker = t // spec.stride
@@ -258,6 +260,7 @@ def substep_forward(
                 codes, dt, dx, spec,
             )  # fmt: skip
     else:
+        ti.loop_config(serialize=spec.serial)
         for t in range(spec.stride * (shares.shape[0] - 1)):
             if t % spec.stride == 0:
                 worker = t // spec.stride
@@ -362,6 +365,7 @@ def substep_adjoint(
     and softness and of the walls' friction to ``grad_boundary``.
     """
     # the nodes' velocities again
+    ti.loop_config(serialize=spec.serial)
     for t in range(spec.stride * (shares.shape[0] - 1)):
         if t % spec.stride == 0:
             worker = t // spec.stride
@@ -383,6 +387,7 @@ def substep_adjoint(
                     distribute(nodes, owners, o, local, with_mass(v, mass))
 
     # return map, advance, gather
+    ti.loop_config(serialize=spec.serial)
     for t in range(spec.stride * (shares.shape[0] - 1)):
         if t % spec.stride == 0:
             worker = t // spec.stride
@@ -403,6 +408,7 @@ def substep_adjoint(
             )  # fmt: skip
 
     # walls, tools, division by mass
+    ti.loop_config(serialize=spec.serial)
     for t in range(spec.stride * (shares.shape[0] - 1)):
         if t % spec.stride == 0:
             worker = t // spec.stride
@@ -435,6 +441,7 @@ def substep_adjoint(
                 labels[p, 0], p, tile_info, boundary, dt, dx, spec,
             )  # fmt: skip
     else:
+        ti.loop_config(serialize=spec.serial)
         for t in range(spec.stride * (shares.shape[0] - 1)):
             if t % spec.stride == 0:
                 worker = t // spec.stride

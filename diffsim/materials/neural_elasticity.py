@@ -5,7 +5,7 @@ from torch import nn
 
 from diffsim.errors import SceneError
 from diffsim.kernels.arrays import context
-from diffsim.kernels.invariant_network import invariant_network
+from diffsim.kernels.invariant_network import Operator, invariant_network
 from diffsim.materials.law import POSITIVE, hold
 
 
@@ -42,6 +42,11 @@ class InvariantLaw(nn.Module):
     def configuration(self) -> dict:
         """Arguments that build a law of the same shape."""
         return {"scale": self.scale.item(), "width": self.width, "dim": self.dim}
+
+    def operator(self):
+        """The law as an operator of F, and the tensors that its adjoint has gradients of, in their order."""
+        weights = (self.scale, self.W1, self.W2, self.W3)
+        return Operator(self.base, *weights), weights
 
     def evaluate(self, F):
         """base F + scale R sym(X), (n, d, d)."""

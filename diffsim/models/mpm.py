@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from diffsim.errors import DataError, SceneError
 from diffsim.kernels.arrays import context
 from diffsim.kernels.control_step import ControlStep, Setting, one_torch_thread
-from diffsim.kernels.learned_step import Laws, LearnedStep
+from diffsim.kernels.learned_step import Laws, LearnedStep, OperatorLaw, TorchLaw
 from diffsim.kernels.reduction import repeat
 from diffsim.materials import prescribed
 from diffsim.materials.composite import Identity, combine, compose
@@ -257,8 +257,8 @@ class MPM(nn.Module):
         materials = list(self.materials)
         maps = [material.elastic if material.plastic is None else material.plastic for material in materials]
         laws = Laws(
-            [material.stress for material in materials],
-            [law.update if mapped(law) else None for law in maps],
+            [called(m, [p for p in (m.elastic, m.viscous) if p is not None], m.stress) for m in materials],
+            [called(law, [law], law.update, self.dt) if mapped(law) else None for law in maps],
             [not all(getattr(part, "pointwise", False) for part in material.parts) for material in materials],
             [p for material in materials for p in (*material.parameters(), *material.buffers()) if p.requires_grad],
             state.material,
@@ -399,6 +399,14 @@ def prescribed_laws(dim, internals):
 def passing(count):
     """The identity map that keeps ``count`` internal variables."""
     return type("Passing", (Identity,), {"internals": count})
+
+
+def called(module, parts, method, *more):
+    """A law as a step calls it: its operator, if it has one, else its method."""
+    if len(parts) == 1 and hasattr(parts[0], "operator"):
+        return OperatorLaw(*parts[0].operator())
+    parameters = (*module.parameters(), *module.buffers())
+    return TorchLaw((lambda *inputs: method(*inputs, *more)) if more else method, parameters)
 
 
 def mapped(law) -> bool:
