@@ -100,7 +100,9 @@ class Motion:
     def _check_times(self):
         steps = self.times.diff()
         usual = steps.median()
-        off = ~((steps - usual).abs() <= 1e-6 * usual.abs() + 4 * torch.finfo(torch.float64).eps * self.times.abs().max())
+        off = ~(
+            (steps - usual).abs() <= 1e-6 * usual.abs() + 4 * torch.finfo(torch.float64).eps * self.times.abs().max()
+        )
         if not usual > 0 or off.any():
             frame = int(off.nonzero()[0]) + 1 if usual > 0 else int((steps <= 0).nonzero()[0]) + 1
             raise DataError(

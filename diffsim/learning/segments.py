@@ -3,7 +3,6 @@
 import math
 from dataclasses import dataclass
 
-
 from diffsim.errors import SceneError
 
 
@@ -60,5 +59,3 @@ def begin(model, motion, frame: int, stride: int, blank, carried=None):
 def losses(frames, target):
     """Sum over the frames of the mean squared coordinate error [m^2]. frames, target: (k, n, d)."""
     return (frames - target.to(frames)).square().mean((1, 2)).sum()
-
-
