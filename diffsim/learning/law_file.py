@@ -89,6 +89,23 @@ def save_law(path, material: Material, **about) -> Path:
     return Path(path)
 
 
+def take_law(scene, path) -> None:
+    """Give every material of a scene the trained law of a file; densities stay.
+
+    Raises:
+        DataError: as ``load_law``.
+    """
+    old, begin = scene.model, scene.setup
+    model = old.with_materials([load_law(path, density=material.density) for material in old.materials])
+
+    def setup():
+        state, controls = begin()
+        blank = model.initial_state(state.x, volume=state.volume, material=state.material)
+        return state._replace(q=blank.q), controls
+
+    scene.model, scene.setup = model, setup
+
+
 def load_law(path, *, density: float = 1e3) -> Material:
     """The material of a file of a trained law, without gradients, in the precision of the process.
 

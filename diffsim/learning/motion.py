@@ -94,7 +94,7 @@ class Motion:
         if not good.all():
             frame, particle = (int(i) for i in (~good).nonzero()[0])
             raise DataError(
-                f"{self.source}, frame {frame}, particle {particle}: {name} is not finite; leave out or repair the frame"
+                f"{self.source}, frame {frame}, particle {particle}: {name} is not finite; repair the frame"
             )
 
     def _check_times(self):
@@ -132,8 +132,8 @@ class Motion:
         ratio = self.interval / dt
         if round(ratio) < 1 or abs(ratio - round(ratio)) > 1e-4 * ratio:
             raise DataError(
-                f"{self.source}: {self.interval:g} s between frames are no whole number of steps of {dt:g} s; choose dt "
-                "so that they are"
+                f"{self.source}: {self.interval:g} s between frames is no whole number of steps of {dt:g} s; choose "
+                "dt so that it is"
             )
         return round(ratio)
 
@@ -147,16 +147,16 @@ class Motion:
             raise DataError(f"{self.source}: positions have {self.x.shape[2]} axes, the grid {model.grid.dim}")
         if particles is not None and particles != self.x.shape[1]:
             raise DataError(
-                f"{self.source}, frame 0: {self.x.shape[1]} particles, the scene has {particles}; use the scene that the "
-                "motion is of"
+                f"{self.source}, frame 0: {self.x.shape[1]} particles, the scene has {particles}; use the "
+                "scene that the motion is of"
             )
         outside = ~model.inside(self.x.flatten(0, 1)).view(self.x.shape[:2])
         if outside.any():
             frame, particle = (int(i) for i in outside.nonzero()[0])
             place = ", ".join(f"{c:.6g}" for c in self.x[frame, particle].tolist())
             raise DataError(
-                f"{self.source}, frame {frame}, particle {particle} at ({place}) m is outside the grid {model.grid.origin}"
-                f" .. {model.grid.upper}; enlarge the grid or check the units"
+                f"{self.source}, frame {frame}, particle {particle} at ({place}) m is outside the grid "
+                f"{model.grid.origin} .. {model.grid.upper}; enlarge the grid or check the units"
             )
 
 
@@ -164,7 +164,7 @@ def read_motion(path, *, frames: slice = slice(None)) -> Motion:
     """Read a motion from an HDF5 file; lengths in m, cm or mm and times in s or ms become SI units.
 
     Raises:
-        DataError: a missing or damaged file, a dataset without units or with unknown ones, and all that ``Motion`` finds.
+        DataError: a missing or damaged file, a dataset with no units or unknown ones, and all that ``Motion`` finds.
     """
     path = Path(path)
     if not path.is_file():

@@ -88,9 +88,6 @@ def plot_covered(data: dict, path):
         ax.hist(values, bins=80, color=BLUE, log=True)
         ax.set_title(name, loc="left", fontsize="medium")
         ax.set_ylabel("states")
-    # the axes are of different quantities: each has its own range
-    for ax in axes:
-        ax.autoscale()
     return _save(figure, path)
 
 

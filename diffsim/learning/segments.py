@@ -30,7 +30,7 @@ class Segments:
         return [-(-k * steps // count) for k in range(count + 1)]
 
 
-def begin(model, motion, frame: int, stride: int, blank, carried=None):
+def begin(motion, frame: int, blank, carried=None):
     """The state at a frame: as recorded, or from positions only.
 
     From positions only, v is (x_k - x_{k-1})/interval, which is what symplectic Euler has moved the particles with when
@@ -38,7 +38,7 @@ def begin(model, motion, frame: int, stride: int, blank, carried=None):
     reached at the end of the segment before, or of a body at rest.
 
     Args:
-        blank: a state at rest of the model, for what the motion does not tell.
+        blank: a state of the model at rest, for what the motion does not tell.
         carried: the model's state at this frame, or None.
     """
     like = blank.x

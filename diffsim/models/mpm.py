@@ -111,6 +111,11 @@ class MPM(nn.Module):
         """Numbers per tool in a control: 7 when any tool takes poses, else 6."""
         return 7 if any(tool.mode == "pose" for tool in self.tools) else 6
 
+    def with_materials(self, materials: Sequence) -> "MPM":
+        """The same model of other materials."""
+        options = {name: getattr(self, name) for name in ("dt", "substeps", "gravity", "walls", "body_force")}
+        return MPM(self.grid, materials, tools=list(self.tools), **options)
+
     @one_torch_thread()
     def initial_state(self, x, v=0.0, *, volume, material=0, F=None, C=None) -> State:
         """A state from positions; F is the identity and C zero unless given.
