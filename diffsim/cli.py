@@ -140,6 +140,53 @@ def optimize(
 
 
 @app.command()
+def fit(
+    scene: Annotated[
+        str, typer.Argument(metavar="SCENE_OR_DATA", help="A scene, or a motion (.h5) in the folder of a run of it.")
+    ],
+    set_: Settings = None,
+    law: Annotated[
+        str, typer.Option(help="neural, hyperelastic, polyconvex, spline, sysid, blind or unconstrained.")
+    ] = "neural",
+    epochs: Annotated[int, typer.Option(help="Passes over the motion.", min=1)] = 300,
+    segments: Annotated[str, typer.Option(help="Steps of a segment at the start and at the end.")] = "25,200",
+    positions_only: Annotated[
+        bool, typer.Option("--positions-only", help="Use positions alone: no recorded v, C and F.")
+    ] = False,
+    steps: Annotated[int | None, typer.Option(help="Frames to use; all by default.", min=1)] = None,
+    lr_elastic: Annotated[float | None, typer.Option(help="Learning rate of the elastic law.")] = None,
+    lr_plastic: Annotated[float | None, typer.Option(help="Learning rate of the plastic law.")] = None,
+    clip: Annotated[float, typer.Option(help="Largest norm of a law's gradient.")] = 0.1,
+    patience: Annotated[int | None, typer.Option(help="Stop after so many epochs without gain.", min=1)] = None,
+    of: Annotated[
+        str | None, typer.Option("--scene", help="The scene of the data, when its folder holds no run.json.")
+    ] = None,
+    memory: Memory = "1GiB",
+    out: Out = None,
+    overwrite: Overwrite = False,
+    device: Device = "auto",
+    precision: Precision = "f32",
+    threads: Threads = None,
+    seed: Seed = None,
+    json: Json = False,
+):
+    """Learn a constitutive law from motion; 'diffsim resume' continues a fit that was stopped or killed."""
+    options = _pairs(set_, "--set")
+    first, comma, last = segments.partition(",")
+    try:
+        lengths = float(first), float(last if comma else first)
+    except ValueError:
+        raise typer.BadParameter(f"{segments!r} is not FIRST,LAST", param_hint="--segments") from None
+    from diffsim import commands
+
+    commands.start(device, precision, threads)
+    settings = {"law": law, "epochs": epochs, "positions_only": positions_only, "steps": steps, "clip": clip}
+    settings |= {"lr_elastic": lr_elastic, "lr_plastic": lr_plastic, "patience": patience, "memory": memory}
+    settings |= {"seed": seed or 0, "overwrite": overwrite}
+    commands.fit(scene, of, options, lengths, settings, out, json)
+
+
+@app.command()
 def resume(
     folder: Folder,
     iterations: Annotated[int | None, typer.Option(help="A new total, to go further.", min=1)] = None,

@@ -79,8 +79,51 @@ def optimize(built: Scene, settings: dict, options: dict, out, outputs: Outputs,
         _finish(built, result, settings["steps"], outputs, as_json)
 
 
+def fit(scene: str, of: str | None, options: dict, lengths, settings: dict, out, as_json: bool) -> None:
+    """Learn a law from a scene's motion or from data.
+
+    Args:
+        scene: a scene, or a file of a motion.
+        of: the scene of such a file; None takes it and its options from the run.json beside it.
+        lengths: of the first and the last segments.
+        settings: arguments of ``diffsim.learning.fit``.
+    """
+    from diffsim.learning import Segments
+    from diffsim.learning import fit as fit_scene
+
+    data = scene if Path(scene).suffix in (".h5", ".hdf5") else None
+    if data is not None and of is None:
+        if not (Path(data).parent / "run.json").exists():
+            raise SceneError(f"{data} stands beside no run.json, so its scene is not known; name it with --scene")
+        about = read_run(Path(data).parent)
+        of, options = about["scene"], about["options"] | options
+    built = load(of or scene, **options)
+    out = out or _free_folder(f"{built.name}-{settings['law']}")
+    with _resumable(out):
+        result = fit_scene(built, data, segments=Segments(*lengths), out=out, progress=True, **settings)
+    _show_fit(built, result, as_json)
+
+
+def _show_fit(built: Scene, result, as_json: bool) -> None:
+    first, last = result.history[0], result.history[-1]
+    figures = {"scene": built.name, "epochs": len(result.history)}
+    for name in ("loss", "error"):
+        figures |= {f"{name}, first": first[name], f"{name}, last": last[name]}
+    figures |= {f"deviation, {path}": value for path, value in result.deviations.items()}
+    _show({**figures, "stopped": result.reason, "folder": str(result.folder)}, as_json)
+
+
 def resume(folder: Path, iterations: int | None, workers, cluster, outputs: Outputs, as_json: bool) -> None:
-    """Continue an optimization, then simulate its best iterate."""
+    """Continue an optimization, then simulate its best iterate; or continue a fit."""
+    if read_run(folder).get("command") == "fit":
+        from diffsim.learning.fit import resume_fit
+
+        if iterations is not None:
+            raise SceneError("a fit's rates fall to zero over its epochs, so --iterations cannot extend it; fit anew")
+        with _resumable(folder):
+            built, result = resume_fit(folder, progress=True)
+        _show_fit(built, result, as_json)
+        return
     with _resumable(folder):
         built, result = resume_run(folder, iterations=iterations, workers=workers, cluster=cluster, progress=True)
         _finish(built, result, read_run(folder)["optimize"]["steps"], outputs, as_json)

@@ -75,10 +75,13 @@ def _return_freed_memory(threshold: int = 4 << 20) -> None:
     """Have glibc hand blocks of 4 MiB and more back when they are freed, as its documentation has it by default.
 
     It raises that threshold to the largest block seen; checkpointed rollouts, which take and free whole states, then
-    keep twice the memory that they use.
+    keep twice the memory that they use. Of smaller blocks it keeps up to 128 MiB, where its own limit is 128 KiB: the
+    layers of a network are freed and taken again in each substep, and the page faults took as long as the products.
     """
     with contextlib.suppress(OSError, AttributeError):  # another C library
-        ctypes.CDLL("libc.so.6").mallopt(-3, threshold)  # M_MMAP_THRESHOLD
+        library = ctypes.CDLL("libc.so.6")
+        library.mallopt(-3, threshold)  # M_MMAP_THRESHOLD
+        library.mallopt(-1, 128 << 20)  # M_TRIM_THRESHOLD
 
 
 def _threads() -> set[int]:

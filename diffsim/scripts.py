@@ -47,11 +47,14 @@ def load(scene: str | os.PathLike, /, **options) -> Scene:
     Args:
         scene: a name from ``list_scenes()``, or "file.py" or "file.py:function"; the function is ``scene`` by default.
         options: arguments of the function. A string is converted to the type of the parameter's annotation or default.
+            ``law``, unless the function has an option of that name: the file of a trained law, which all materials of
+            the scene then have.
 
     Raises:
         SceneError: an unknown scene or option, a value of the wrong type, or a script that fails.
     """
     function, file, source = _find(os.fspath(scene))
+    law = options.pop("law", None) if "law" not in _signature(function, source).parameters else None
     bound = _bind(function, source, options)
     with blame(file, f"{function.__name__}()"), _importable(Path(file).parent), _seeded(bound.get("seed", 0)):
         built = function(**bound)
@@ -60,6 +63,11 @@ def load(scene: str | os.PathLike, /, **options) -> Scene:
         raise SceneError(
             f"{file}:{line}: {function.__name__}() returned {type(built).__name__}, not a diffsim.Scene; return one"
         )
+    if law is not None:
+        from diffsim.learning.law_file import take_law
+
+        law = bound["law"] = os.path.abspath(law)
+        take_law(built, law)
     built.options, built.source = bound, source
     return built
 

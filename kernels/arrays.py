@@ -31,6 +31,14 @@ class Context:
 context = Context()
 
 
+FEW = 4096  # particles for which waking other threads costs more than they save, by measurement of the learned laws
+
+
+def alone(values) -> bool:
+    """Whether a loop over the rows of ``values`` stays on the calling thread: a template of kernels of laws."""
+    return context.device == "cpu" and (context.threads == 1 or len(values) <= FEW)
+
+
 def launch(kernel, *arguments):
     """Run ``kernel`` on torch tensors, templates and numbers.
 
@@ -44,20 +52,21 @@ def launch(kernel, *arguments):
     if not context.ready:
         raise RuntimeError("the engine is not initialized: call diffsim.init(device=..., precision=...) first")
     checked = list(arguments)
+    wanted, place = context.dtype, context.tensor_device
     for position, argument in enumerate(arguments):
         if not isinstance(argument, torch.Tensor):
             continue
         dtype = argument.dtype
-        if dtype is not context.dtype and dtype is not torch.int32:
-            remedy = f"convert it with .to({context.dtype if dtype.is_floating_point else torch.int32})"
+        if dtype is not wanted and dtype is not torch.int32:
+            remedy = f"convert it with .to({wanted if dtype.is_floating_point else torch.int32})"
             raise TypeError(
                 f"{kernel.__name__}: argument {position} is {dtype}, but diffsim.init set "
                 f"precision={context.precision!r}; {remedy}"
             )
-        if argument.device != context.tensor_device:
+        if argument.device != place:
             raise TypeError(
                 f"{kernel.__name__}: argument {position} is on {argument.device}, but diffsim.init set "
-                f"device={context.device!r}; move it with .to('{context.tensor_device}')"
+                f"device={context.device!r}; move it with .to('{place}')"
             )
         if not argument.is_contiguous():
             raise TypeError(f"{kernel.__name__}: argument {position} is not contiguous; pass .contiguous()")

@@ -85,7 +85,8 @@ def specification(setting, trace):
     """The template argument of the kernels: one class per combination, since each instantiates them anew."""
     atomic = context.device not in ("cpu",)
     dim, tools = setting.dim, setting.tool_count > 0
-    key = (dim, setting.laws, setting.stretch, setting.internals, tools, trace, atomic)
+    serial = not atomic and context.threads == 1
+    key = (dim, setting.laws, setting.stretch, setting.internals, tools, trace, atomic, serial)
     if key not in _specs:
         _specs[key] = type(
             "Specification",
@@ -100,7 +101,8 @@ def specification(setting, trace):
                 "tools": tools,
                 "trace": trace,
                 "atomic": atomic,
-                "stride": 1 if atomic else CHUNK,
+                "serial": serial,  # on the calling thread: no other is waked for each loop
+                "stride": 1 if atomic or serial else CHUNK,
             },
         )
     return _specs[key]
@@ -242,6 +244,35 @@ def sorted_anew(x, work, order, s):
         raise trouble(which, particle, x[outside.particle], work.setting, s) from None
 
 
+def arrange(parts, state, order, images, work, states, s):
+    """Sort the particles before substep s, from the user's order (``state`` None) or from that of a sorting before.
+
+    Returns the state and its order, the tiles, and ``images``: the whole periods taken off so far, or None.
+    """
+    dim = work.setting.dim
+    tiles, shift = sorted_anew(parts[0] if state is None else state[:, :dim], work, order, s)
+    if state is None:
+        order = tiles.order
+        state = pack(*parts, order, states.next())
+    else:
+        order = order[tiles.order]
+        state = torch.index_select(state, 0, tiles.order, out=states.next())
+    if shift is not None:
+        shift = shift[tiles.order]
+        state[:, :dim] -= shift
+        images = shift if images is None else images[tiles.order] + shift
+    return state, order, tiles, images
+
+
+def brought_back(state, images):
+    """The state with the whole periods that sortings took off its positions, in scratch."""
+    if images is None:
+        return state
+    final = scratch("final", state.shape).copy_(state)
+    final[:, : images.shape[1]] += images
+    return final
+
+
 def advance(parts, work, keep):
     """Run the substeps from the state ``parts`` = (x, v, C, F, q); ``keep`` as in States.
 
@@ -255,21 +286,10 @@ def advance(parts, work, keep):
     trace = torch.zeros(TRACES, **work.integers)
     codes = torch.zeros(1, **work.integers)
     segments, segment = [], None
-    images = torch.zeros(count, dim, **work.tensors) if any(setting.periodic) else None  # taken off, in sorted order
-    state = order = None
+    state = order = images = None
     for s in range(setting.substeps):
         if segment is None:
-            tiles, shift = sorted_anew(parts[0] if state is None else state[:, :dim], work, order, s)
-            if state is None:
-                order = tiles.order
-                state = pack(*parts, order, states.next())
-            else:
-                order = order[tiles.order]
-                state = torch.index_select(state, 0, tiles.order, out=states.next())
-            if images is not None:
-                shift = shift[tiles.order]
-                state[:, :dim] -= shift
-                images = images[tiles.order] + shift
+            state, order, tiles, images = arrange(parts, state, order, images, work, states, s)
             segment = Segment(order, tiles, [state] if keep else [], [])
             if keep:
                 segments.append(segment)
@@ -300,12 +320,7 @@ def advance(parts, work, keep):
             if setting.tool_count:
                 wrench = wrench + ordered_sum(work.wrench)
             segment = None
-    if images is not None:
-        final = scratch("final", state.shape)
-        final.copy_(state)
-        final[:, :dim] += images
-        state = final
-    return state, order, wrench, segments if keep else None
+    return brought_back(state, images), order, wrench, segments if keep else None
 
 
 def retreat(grads, grad_wrench, segments, work, named=False):

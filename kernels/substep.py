@@ -212,6 +212,7 @@ def substep_forward(
     dt: float, dx: float, rate: float, spec: ti.template(),
 ):  # fmt: skip
     """state -> after; writes ``history`` for the adjoint, adds each owner's part of the tools' wrench to ``wrench``."""
+    ti.loop_config(serialize=spec.serial)
     for t in range(spec.stride * (shares.shape[0] - 1)):
         if t % spec.stride == 0:
             worker = t // spec.stride
@@ -227,6 +228,7 @@ def substep_forward(
             tile = labels[p, 0]
             scatter_particle(state, particles, labels, theta, accel, nodes, p, tile, tile_info, boundary, dt, dx, spec)
 
+    ti.loop_config(serialize=spec.serial)
     for t in range(spec.stride * (shares.shape[0] - 1)):
         if t % spec.stride == 0:
             worker = t // spec.stride
@@ -259,6 +261,7 @@ def substep_forward(
                 codes, dt, dx, spec,
             )  # fmt: skip
     else:
+        ti.loop_config(serialize=spec.serial)
         for t in range(spec.stride * (shares.shape[0] - 1)):
             if t % spec.stride == 0:
                 worker = t // spec.stride
@@ -363,6 +366,7 @@ def substep_adjoint(
     and softness and of the walls' friction to ``grad_boundary``.
     """
     # the nodes' velocities again
+    ti.loop_config(serialize=spec.serial)
     for t in range(spec.stride * (shares.shape[0] - 1)):
         if t % spec.stride == 0:
             worker = t // spec.stride
@@ -382,6 +386,7 @@ def substep_adjoint(
                     distribute(nodes, owners, o, local, with_mass(v, mass))
 
     # return map, advance, gather
+    ti.loop_config(serialize=spec.serial)
     for t in range(spec.stride * (shares.shape[0] - 1)):
         if t % spec.stride == 0:
             worker = t // spec.stride
@@ -402,6 +407,7 @@ def substep_adjoint(
             )  # fmt: skip
 
     # walls, tools, division by mass
+    ti.loop_config(serialize=spec.serial)
     for t in range(spec.stride * (shares.shape[0] - 1)):
         if t % spec.stride == 0:
             worker = t // spec.stride
@@ -432,6 +438,7 @@ def substep_adjoint(
                 labels[p, 0], p, tile_info, boundary, dt, dx, spec,
             )  # fmt: skip
     else:
+        ti.loop_config(serialize=spec.serial)
         for t in range(spec.stride * (shares.shape[0] - 1)):
             if t % spec.stride == 0:
                 worker = t // spec.stride

@@ -3,18 +3,20 @@
 import math
 import warnings
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from diffsim.errors import DataError, SceneError
 from diffsim.kernels.arrays import context
 from diffsim.kernels.control_step import ControlStep, Setting, one_torch_thread
+from diffsim.kernels.learned_step import Laws, LearnedStep, OperatorLaw, TorchLaw
 from diffsim.kernels.reduction import repeat
 from diffsim.materials import prescribed
-from diffsim.materials.composite import combine, compose
+from diffsim.materials.composite import Identity, combine, compose
+from diffsim.materials.law import Elastic
 from diffsim.models.change import changed
 from diffsim.models.domain import Grid, Walls
 from diffsim.models.tools import initial_pose, pack, substep_motions
@@ -106,7 +108,7 @@ class MPM(nn.Module):
             self.register_buffer("gravity", gravity)
         self.trace = None  # a list that receives the branches of every substep; see diffsim.testing
         self.fused = all(material.fused for material in materials)
-        self.laws = compose(list(materials), grid.dim) if self.fused else prescribed_laws(grid.dim)
+        self.laws = compose(list(materials), grid.dim) if self.fused else None
         sample = [material.initial(1, grid.dim).shape[1] for material in materials]
         self.internals = max(sample)
         self.stretch = grid.dim == 2 and self.internals > 0
@@ -115,6 +117,11 @@ class MPM(nn.Module):
     def control_size(self) -> int:
         """Numbers per tool in a control: 7 when any tool takes poses, else 6."""
         return 7 if any(tool.mode == "pose" for tool in self.tools) else 6
+
+    def with_materials(self, materials: Sequence) -> "MPM":
+        """The same model of other materials."""
+        options = {name: getattr(self, name) for name in ("dt", "substeps", "gravity", "walls", "body_force")}
+        return MPM(self.grid, materials, tools=list(self.tools), **options)
 
     @one_torch_thread()
     def initial_state(self, x, v=0.0, *, volume, material=0, F=None, C=None) -> State:
@@ -257,36 +264,55 @@ class MPM(nn.Module):
         force = self.body_force(state.X, start).to(context.dtype) if self.body_force is not None else None
         if self.fused:
             state = self._substeps(state, motion, self._theta(state), force, self.substeps, store=store)
-        elif store or not torch.is_grad_enabled():
-            state = self._evaluated_in_torch(state, motion, force)
         else:
-            state = State(*checkpoint(lambda *s: tuple(self._evaluated_in_torch(State(*s), motion, force)), *state,
-                                      use_reentrant=False))  # fmt: skip
+            state, _ = self._learned(state, motion, force, self.substeps, store=store)
         return state._replace(pose=pose)
 
-    def _evaluated_in_torch(self, state, motion, force):
-        """The same chain with laws that are torch modules: P(F), one substep at that stress, return map."""
-        wrench = torch.zeros_like(state.wrench)
-        density = self._density(state)
-        members = [(state.material == i).nonzero().flatten() for i in range(len(self.materials))]
-        for s in range(self.substeps):
-            P = torch.zeros_like(state.F)
-            for material, index in zip(self.materials, members, strict=True):
-                F, q, C = state.F[index], state.q[index], state.C[index]
-                P = P.index_copy(0, index, material.stress(F, q, C).to(P.dtype))
-            theta = torch.cat([P.flatten(1), density[:, None]], 1).contiguous()
-            bare = state._replace(q=state.q[:, :0])
-            moved = self._substeps(bare, motion[s : s + 1], theta, force, 1, store=True, first=s)
-            wrench = wrench + moved.wrench / self.substeps
-            F, q = moved.F, state.q
-            for material, index in zip(self.materials, members, strict=True):
-                law = material.elastic if material.plastic is None else material.plastic
-                if len(index) and hasattr(law, "update"):
-                    F_m, q_m = law.update(moved.F[index], state.q[index], moved.C[index], self.dt)
-                    F = F.index_copy(0, index, F_m)
-                    q = q.index_copy(0, index, torch.cat([q_m, state.q[index][:, q_m.shape[1] :]], 1))
-            state = moved._replace(F=F, q=q)
-        return state._replace(wrench=wrench)
+    def positions(self, state: State, control: Tensor | None = None, *, steps: int, store: bool = True):
+        """Positions after each of ``steps`` substeps, (steps, n, d), and the state at their end, for losses on all.
+
+        Every law is evaluated in torch. The differentiated substeps need memory for their states and, with ``store``,
+        for what the laws keep; without it the substeps are computed again in backward. The gradient is the same.
+
+        Args and raises: as for ``forward``; a body force is held.
+        """
+        motion, pose = self._motion(state.pose, control)
+        if len(self.tools):
+            raise SceneError("positions() is for scenes without tools; roll out control steps instead")
+        force = self.body_force(state.X, float(state.time)).to(context.dtype) if self.body_force is not None else None
+        motion = motion[:1].expand(steps, -1, -1)
+        state, frames = self._learned(state, motion, force, steps, store=store, frames=True)
+        return frames, state._replace(pose=pose)
+
+    def _learned(self, state, motion, force, substeps, *, store, frames=False):
+        """The substeps with laws that are torch modules: P(F), one substep at that stress, return map."""
+        materials = list(self.materials)
+        maps = [material.elastic if material.plastic is None else material.plastic for material in materials]
+        laws = Laws(
+            [called(m, [p for p in (m.elastic, m.viscous) if p is not None], m.stress) for m in materials],
+            [called(law, [law], law.update, self.dt) if mapped(law) else None for law in maps],
+            [not all(getattr(part, "pointwise", False) for part in material.parts) for material in materials],
+            [p for material in materials for p in (*material.parameters(), *material.buffers()) if p.requires_grad],
+            state.material,
+        )
+        setting, tool_params = self._setting(
+            state, motion, prescribed_laws(self.grid.dim, state.q.shape[1]), substeps, store and torch.is_grad_enabled()
+        )
+        x, v, C, F, q, wrench, path = LearnedStep.apply(
+            setting,
+            laws,
+            frames,
+            *(part.contiguous() for part in (state.x, state.v, state.C, state.F, state.q, state.volume)),
+            self._density(state),
+            self.gravity.to(context.tensor_device, context.dtype),
+            force,
+            motion.contiguous(),
+            tool_params.contiguous(),
+            self.walls.friction(self.grid.dim, context.dtype).to(context.tensor_device),
+            *laws.parameters,
+        )
+        time = state.time + substeps * self.dt
+        return state._replace(x=x, v=v, C=C, F=F, q=q, wrench=wrench, time=time), path
 
     def _density(self, state):
         """Density of each particle, (n,)."""
@@ -327,18 +353,14 @@ class MPM(nn.Module):
     @one_torch_thread()
     def _label(self, material):
         """Row of theta of each particle, (n,), and the same beside the index of its law, (n, 2) int32."""
-        count, sizes = len(material), ()
-        if self.fused:
-            sizes = tuple(max(v.numel() for v in (*m.theta(), m.density)) for m in self.materials)
+        count = len(material)
+        sizes = tuple(max(v.numel() for v in (*m.theta(), m.density)) for m in self.materials)
         key = (material, None if material.is_inference() else material._version, sizes)
         if self._labels is None or self._labels[0][0] is not material or self._labels[0][1:] != key[1:]:
-            if self.fused:
-                firsts = torch.tensor([sum(sizes[:i]) for i in range(len(sizes))], device=material.device)
-                each = torch.tensor([size > 1 for size in sizes], device=material.device)
-                rows = firsts[material] + each[material] * torch.arange(count, device=material.device)
-                kinds = torch.tensor(self.laws.kinds, device=material.device)[material]
-            else:
-                rows, kinds = torch.arange(count, device=material.device), torch.zeros_like(material)
+            firsts = torch.tensor([sum(sizes[:i]) for i in range(len(sizes))], device=material.device)
+            each = torch.tensor([size > 1 for size in sizes], device=material.device)
+            rows = firsts[material] + each[material] * torch.arange(count, device=material.device)
+            kinds = torch.tensor(self.laws.kinds, device=material.device)[material]
             labels = torch.stack([rows, kinds], 1).to(torch.int32)
             self._labels = (key, rows, labels)
         return self._labels[1:]
@@ -353,10 +375,15 @@ class MPM(nn.Module):
             self._tool_tables = [table.contiguous() for table in fixed]
         return tool_params, *self._tool_tables
 
-    def _substeps(self, state, motion, theta, force, substeps, *, store, first=0):
-        dim, dtype = self.grid.dim, context.dtype
-        tool_params, tool_ints, sdf = self._tables(theta)
-        rows, labels = self._label(state.material)
+    def _setting(self, state, motion, laws, substeps, store):
+        """What of a control step is not differentiated, and the parameters of the tools."""
+        tool_params, tool_ints, sdf = self._tables(motion)
+        learned = laws is not self.laws
+        if learned:  # the step itself knows which law is whose
+            rows = torch.arange(len(state.material), device=state.material.device)
+            labels = torch.stack([rows, torch.zeros_like(rows)], 1).to(torch.int32)
+        else:
+            rows, labels = self._label(state.material)
         setting = Setting(
             cells=self.grid.cells,
             dx=self.grid.dx,
@@ -366,8 +393,8 @@ class MPM(nn.Module):
             periodic=self.grid.periodic,
             dt=self.dt,
             substeps=substeps,
-            laws=self.laws,
-            stretch=self.stretch and self.fused,
+            laws=laws,
+            stretch=self.stretch and not learned,
             internals=state.q.shape[1],
             rows=rows,
             labels=labels,
@@ -375,11 +402,15 @@ class MPM(nn.Module):
             tool_ints=tool_ints,
             sdf=sdf,
             time=float(state.time),
-            step=round(float(state.time) / (self.dt * self.substeps) - first / self.substeps),
-            first_substep=first,
+            step=round(float(state.time) / (self.dt * self.substeps)),
             store=store,
             trace=self.trace,
         )
+        return setting, tool_params
+
+    def _substeps(self, state, motion, theta, force, substeps, *, store):
+        dim, dtype = self.grid.dim, context.dtype
+        setting, tool_params = self._setting(state, motion, self.laws, substeps, store)
         x, v, C, F, q, wrench = ControlStep.apply(
             setting,
             *(part.contiguous() for part in (state.x, state.v, state.C, state.F, state.q, state.volume)),
@@ -394,8 +425,28 @@ class MPM(nn.Module):
         return state._replace(x=x, v=v, C=C, F=F, q=q, wrench=wrench, time=time)
 
 
-def prescribed_laws(dim):
-    return combine(((prescribed.functions(dim), None),))
+def prescribed_laws(dim, internals):
+    """Laws of a kernel that is given P and leaves F_trial and the internal variables as they are."""
+    return combine(((prescribed.functions(dim), passing(internals)),))
+
+
+@cache
+def passing(count):
+    """The identity map that keeps ``count`` internal variables."""
+    return type("Passing", (Identity,), {"internals": count})
+
+
+def called(module, parts, method, *more):
+    """A law as a step calls it: its operator, if it has one, else its method."""
+    if len(parts) == 1 and hasattr(parts[0], "operator"):
+        return OperatorLaw(*parts[0].operator())
+    parameters = (*module.parameters(), *module.buffers())
+    return TorchLaw((lambda *inputs: method(*inputs, *more)) if more else method, parameters)
+
+
+def mapped(law) -> bool:
+    """Whether a law has a return map that may change anything."""
+    return hasattr(law, "update") and not (isinstance(law, Elastic) and law.own_map is None)
 
 
 def _first_bad(value):
