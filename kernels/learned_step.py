@@ -58,7 +58,7 @@ class Laws:
         """(number, sorted indices, or None for all as they lie) of each material that has particles."""
         if len(self.stress) == 1 and not self.ordered[0]:
             return [(0, None)]
-        position = torch.empty_like(order)
+        position = torch.empty(len(order), dtype=torch.int64, device=order.device)
         position[order] = torch.arange(len(order), device=order.device)
         found = [(number, position[self.material == number]) for number in range(len(self.stress))]
         return [(number, index) for number, index in found if len(index)]
