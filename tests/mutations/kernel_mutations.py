@@ -23,7 +23,29 @@ SLIDING, YIELDING, FLIGHT = rollouts("slip wall, sliding"), rollouts("yielding")
 PARTS = ("tests/materials/test_parts.py", "-k", "rollout")
 CORNERS = ("tests/models/test_mpm_corners.py",)
 
+PERIODIC = ("tests/models/test_mpm_periodic.py",)
+
 KERNELS = [
+    *mutations(
+        "kernels/packing.py",
+        FLIGHT,
+        ("v[i, a] = packed[p, dim + a]", "v[i, a] = packed[p, a]"),
+        ("C[i, a] = packed[p, 2 * dim + a]", "C[p, a] = packed[p, 2 * dim + a]"),
+        ("packed[p, 2 * dim + dim * dim + a] = F[i, a]", "packed[p, 2 * dim + dim * dim + a] = C[i, a]"),
+        ("particles[p, 1] = volume[i]", "particles[p, 1] = volume[p]"),
+    ),
+    *mutations(
+        "kernels/packing.py",
+        YIELDING,
+        ("q[i, j] = packed[p, 2 * dim + 2 * dim * dim + j]", "q[p, j] = packed[p, 2 * dim + 2 * dim * dim + j]"),
+    ),
+    *mutations(
+        "kernels/control_step.py",
+        PERIODIC,
+        ("images[tiles.order] + shift", "images + shift"),
+        ("final[:, : images.shape[1]] += images", "final[:, : images.shape[1]] -= images"),
+    ),
+    *mutations("kernels/tiles.py", PERIODIC, ("block[..., a] %= blocks[a]", "block[..., a] %= blocks[a] + 1")),
     *mutations(
         "kernels/bspline.py",
         TRANSFER,
