@@ -87,15 +87,15 @@ def no_spill(x: Tensor, low, high) -> Tensor:
 
 
 def no_collision(state, tools, points: list[Tensor | None], clearance: float = 0.0) -> Tensor:
-    """(clearance - phi) / size <= 0 for points of each tool against every other tool; (pairs of point and tool,).
+    """(clearance - phi) / size <= 0 for points of each tool against every other tool; (pairs,).
 
-    phi is the signed distance, so the gradient reaches the poses of both tools. The size is the smallest bounding radius.
+    phi is the signed distance, so the gradient reaches the poses of both tools. The size is the smallest radius.
 
     Args:
         state: with the tools' poses, such as ``path[i]``.
         tools: as ``model.tools``.
-        points: per tool surface points in its own frame (k, 3) [m], such as the vertices of its mesh; None leaves a tool
-            out, whose surface is then seen by the others' points only.
+        points: per tool surface points in its own frame (k, 3) [m], such as the vertices of its mesh; None leaves a
+            tool out, whose surface is then seen by the others' points only.
         clearance: distance to keep [m].
 
     Raises:
