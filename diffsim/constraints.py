@@ -87,10 +87,9 @@ def no_spill(x: Tensor, low, high) -> Tensor:
 
 
 def no_collision(state, tools, points: list[Tensor | None], clearance: float = 0.0) -> Tensor:
-    """(clearance - phi) / size <= 0 for points of each tool against every other tool; (pairs of point and tool,).
+    """(clearance - phi) / size <= 0 for points of each tool against every other tool; (pairs,).
 
-    phi is the signed distance, so the gradient reaches the poses of both tools. The size is the smallest bounding
-    radius.
+    phi is the signed distance, so the gradient reaches the poses of both tools. The size is the smallest radius.
 
     Args:
         state: with the tools' poses, such as ``path[i]``.

@@ -164,7 +164,8 @@ def test_an_optimized_motion_keeps_to_its_constraint():
     assert unheld > 0.4  # the target is half a meter above the ceiling
     assert best["violation"] < 0.01 < max(worst)
     penalty = optimize(load(PROJECTILE, ceiling=1.5), method="adam", iterations=120, lr=1.0)
-    assert min(record["violation"] for record in penalty.history[60:]) > 2 * best["violation"]
+    loosest = next(record for record in penalty.history if record["loss"] == penalty.loss)
+    assert loosest["violation"] > 2 * best["violation"]
 
 
 @f64_only
