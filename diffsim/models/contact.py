@@ -27,6 +27,8 @@ from diffsim.kernels.arrays import context
 from diffsim.materials.law import NOT_NEGATIVE, POSITIVE, hold
 
 NONE, CLAMP = ipctk.PSDProjectionMethod.NONE, ipctk.PSDProjectionMethod.CLAMP
+# by distances, several times as fast here as by roots; it stops a step at nine tenths of the way to a collision
+CCD = ipctk.AdditiveCCD()
 LAGGED, REST = ipctk.FrictionPotential.DiffWRT.LAGGED_DISPLACEMENTS, ipctk.FrictionPotential.DiffWRT.REST_POSITIONS
 
 
@@ -224,7 +226,7 @@ class Contact(nn.Module):
         V1 = self.vertices(ahead, obstacles_ahead)
         if not np.isfinite(V1).all():
             return 0.0
-        return ipctk.compute_collision_free_stepsize(self._mesh[2], V0, V1)
+        return ipctk.compute_collision_free_stepsize(self._mesh[2], V0, V1, 0.0, None, CCD)
 
     def minimum_distance(self, x: Tensor, time: float, X: Tensor) -> float:
         """Smallest distance [m] of pairs below d^; infinite without any."""

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import trimesh
+from taylor import differences
 from torch import nn
 
 import diffsim as ds
@@ -14,7 +15,6 @@ from diffsim.errors import GradientError, MeshError, SceneError, SolverError
 from diffsim.geometry.solid import block
 from diffsim.geometry.surface import sheet
 from diffsim.kernels.arrays import context
-from diffsim.testing import gradcheck
 
 if context.dtype != torch.float64 or context.device != "cpu":
     pytest.skip("contact is in f64 on the CPU", allow_module_level=True)
@@ -67,14 +67,27 @@ def settled(model, state, steps):
     return last
 
 
-def test_a_gradient_in_resting_contact_agrees_with_differences():
+def errors_of(model, state, steps, *parameters):
+    """Relative errors of the gradients of some steps by x, v and parameters of the model."""
+    x, v = state.x.detach().clone().requires_grad_(), state.v.detach().clone().requires_grad_()
+    weight = noise(*x.shape)
+    named = dict(model.named_parameters())
+
+    def loss():
+        moved = ds.rollout(model, state._replace(x=x, v=v), steps=steps)[-1]
+        return ((moved.x + model.dt * moved.v) * weight).sum()
+
+    leaves = {"x": x, "v": v, **{name: named[name] for name in parameters}}
+    return differences(loss, leaves, sizes={"x": 1e-5, "v": 1e-3})
+
+
+def test_gradients_in_resting_contact_agree_with_differences():
     contact = Contact(4e-3, number(3e3), obstacles=[floor()], itself=False)
     model, state = patch(contact, height=0.003)
-    state = settled(model, state, 20)
+    state = settled(model, state, 10)
     assert contact.minimum_distance(state.x, 0.0, state.X) < 4e-3
-    names = ["x", "v", "E", "thickness", "density", "contact.stiffness"]
-    report = gradcheck(model, state, steps=2, wrt=names, entries=2, directions=1, taylor=False, tolerance=1e-5)
-    assert report.ok, f"\n{report}"
+    errors = errors_of(model, state, 2, "E", "thickness", "density", "contact.stiffness")
+    assert max(errors.values()) < 1e-5, errors
 
 
 @pytest.mark.parametrize("speed, slides", [(1e-4, False), (0.3, True)])
@@ -82,16 +95,16 @@ def test_gradients_in_stick_and_slip_agree_with_differences(speed, slides):
     """The lagged normal forces and tangents are differentiated too."""
     contact = Contact(4e-3, number(3e3), friction=number(0.4), slip_speed=0.02, obstacles=[floor()], itself=False)
     model, state = patch(contact, height=0.002, v=(speed, 0.5 * speed, -0.01))
-    moved = model(model(state).__class__(*(t.detach() for t in model(state))))
-    slip = (moved.x - state.x)[:, :2].norm(dim=1) / model.dt / 2
-    assert ((slip > 0.02) if slides else (slip < 0.02)).float().mean() > 0.1
-    names = ["x", "v", "E", "contact.stiffness", "contact.friction"]
-    report = gradcheck(model, state, steps=3, wrt=names, entries=2, directions=1, taylor=False, tolerance=1e-5)
-    assert report.ok, f"\n{report}"
+    with torch.no_grad():
+        moved = ds.rollout(model, state, steps=2)[-1]
+    slip = moved.v[:, :2].norm(dim=1)
+    assert ((slip > 0.02) if slides else (slip < 0.02)).double().mean() > 0.1
+    errors = errors_of(model, state, 3, "E", "contact.stiffness", "contact.friction")
+    assert max(errors.values()) < 1e-5, errors
 
 
 def test_the_motion_of_an_obstacle_and_the_rest_shape_have_gradients():
-    push = number([0.0, 0.05, -0.3])
+    push = number([0.0, 0.05, -0.1])
     lid = Obstacle((turned(sheet((2, 2), (0.3, 0.3), (-0.15, -0.15, 0.006))[0], 31), sheet((2, 2), (0.3, 0.3))[1]),
                    lambda X, t: X + push * t)  # fmt: skip
     contact = Contact(4e-3, 3e3, friction=0.3, slip_speed=0.02, obstacles=[lid], itself=False)
@@ -102,28 +115,25 @@ def test_the_motion_of_an_obstacle_and_the_rest_shape_have_gradients():
     def loss():
         return (ds.rollout(model, model.initial_state(x=model.X, X=X), steps=3)[-1].x * weight).sum()
 
-    grads = torch.autograd.grad(loss(), [push, X])
-    for leaf, grad, size in ((push, grads[0], 0.1), (X, grads[1], 1e-4)):
-        d, start = size * noise(*leaf.shape, seed=5), leaf.detach().clone()
-        values = []
-        with torch.no_grad():
-            for h in (-2e-2, -1e-2, 1e-2, 2e-2):
-                leaf.copy_(start + h * d)
-                values.append(float(loss()))
-            leaf.copy_(start)
-        slope = (8 * (values[2] - values[1]) - (values[3] - values[0])) / 12e-2
-        assert slope == pytest.approx(float((grad * d).sum()), rel=1e-5)
+    errors = differences(loss, {"push": push, "X": X}, sizes={"push": 0.1, "X": 1e-4})
+    assert max(errors.values()) < 1e-5, errors
 
 
-def test_a_gradient_in_self_contact_agrees_with_differences():
-    """A strip folded over itself, pressed together by its held end."""
-    contact = Contact(6e-3, number(3e3), friction=number(0.2), slip_speed=0.02)
-    model, state = hairpin(contact, learn=True)
-    state = settled(model, state, 6)
-    assert contact.minimum_distance(state.x, 0.0, state.X) < 6e-3
-    names = ["x", "v", "thickness", "contact.stiffness"]
-    report = gradcheck(model, state, steps=2, wrt=names, entries=2, directions=1, taylor=False, tolerance=1e-5)
-    assert report.ok, f"\n{report}"
+def test_gradients_in_self_contact_agree_with_differences():
+    """Two leaves of one mesh, the lower one held at its corners, the upper one sliding over it."""
+    V, F = sheet((3, 3), (0.1, 0.1), (-0.05, -0.05, 0.0), pattern="diagonal")
+    leaves = np.concatenate([V, 0.8 * turned(V, 20) + [0.003, 0.001, 0.003]])
+    contact = Contact(4e-3, number(3e3), friction=number(0.2), slip_speed=0.02)
+    model = ds.models.Shell(
+        (leaves, np.concatenate([F, F + len(V)])), E=1e6, nu=0.3, thickness=number(1e-3), density=1e3, dt=5e-3,
+        gravity=(0.0, 0.0, -9.8), contact=contact, prescribed=[0, 3, 12, 15], tolerance=1e-10,
+    )  # fmt: skip
+    v = torch.zeros_like(model.X)
+    v[len(V) :] = torch.tensor([0.1, 0.05, -0.05], dtype=torch.float64)
+    state = settled(model, model.initial_state(v=v), 3)
+    assert contact.minimum_distance(state.x, 0.0, state.X) < 4e-3
+    errors = errors_of(model, state, 2, "thickness", "contact.stiffness", "contact.friction")
+    assert max(errors.values()) < 1e-5, errors
 
 
 def hairpin(contact, learn=False, speed=-0.5, cells=(14, 1)):
@@ -140,19 +150,19 @@ def hairpin(contact, learn=False, speed=-0.5, cells=(14, 1)):
         (V, F), E=value(1e6), nu=0.3, thickness=value(1e-3), density=300.0, dt=2e-3, contact=contact, tolerance=1e-10,
         prescribed=[ds.models.Prescribed(np.flatnonzero(V[:, 0] < 1e-9)),
                     ds.models.Prescribed(end, lambda X, t: torch.from_numpy(bent[end]) + torch.tensor(
-                        [0.0, 0.0, max(-0.011, speed * t)], dtype=torch.float64))],
+                        [0.0, 0.0, max(-0.0125, speed * t)], dtype=torch.float64))],
     )  # fmt: skip
     return model, model.initial_state(x=bent)
 
 
 def test_a_hairpin_pressed_flat_never_intersects_itself():
-    contact = Contact(3e-3, 3e3)
+    contact = Contact(6e-3, 3e3)
     model, state = hairpin(contact)
     with torch.no_grad():
         for _ in range(12):
             state = model(state)
             assert not intersects(contact, state)
-    assert contact.minimum_distance(state.x, 0.0, state.X) < 3e-3
+    assert contact.minimum_distance(state.x, 0.0, state.X) < 6e-3
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -191,10 +201,11 @@ def drop(seed, cells, steps):
 
 def test_a_block_between_plates_carries_the_load_through_both():
     mesh = block((3, 3), (0.1, 0.1), (-0.05, 0.002))
-    plate = lambda y, motion=None: Obstacle(
-        (np.array([[-0.3, y - 0.01], [0.4, y + 0.01]]) - [0, 0.0], np.array([[0, 1]])), motion
-    )  # noqa: E731, E501
-    press = torch.tensor([0.0, -0.3], dtype=torch.float64)
+
+    def plate(y, motion=None):
+        return Obstacle((np.array([[-0.3, y - 0.01], [0.4, y + 0.01]]), np.array([[0, 1]])), motion)
+
+    press = torch.tensor([0.0, -0.4], dtype=torch.float64)
     lower, upper = plate(-0.01), plate(0.12, lambda X, t: X + press * t)
     contact = Contact(2e-3, 1e4, obstacles=[lower, upper])
     model = ds.models.FEM(mesh, ds.Material(ds.materials.NeoHookean(1e5, 0.3), density=1e3), dt=1e-2, contact=contact)
