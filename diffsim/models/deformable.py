@@ -128,6 +128,7 @@ class Deformable(nn.Module):
 
     def _finish(self, faces):
         """Called with the surface (f, d) when the elastic terms are set."""
+        self.skin = faces
         if self.contact is not None:
             self.terms.append(self.contact.bind(faces, len(self.X), self.dim, self.dt))
         free = (~self.support.held).reshape(-1).numpy()

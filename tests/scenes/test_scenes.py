@@ -19,6 +19,7 @@ SMALL = {
     "toothpaste": {"per_width": 6, "time": 0.01, "frames": 3},
     "snowball": {"particles": 100, "resolution": 16, "frames": 30},
     "two_materials": {"resolution": 16, "frames": 25},
+    "hanging_cloth": {"cells": 4, "steps": 8},
 }
 f64_only = pytest.mark.skipif(context.dtype != torch.float64, reason="converges in f64")
 
