@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from diffsim.errors import SceneError, SimulationError
+from diffsim.errors import SceneError, SimulationError, SolverError
 from diffsim.optimize import optimize as optimize_scene
 from diffsim.optimize import resume_run
 from diffsim.progress import Progress
@@ -156,7 +156,7 @@ def estimate(built: Scene, steps, memory: str, timed: bool, as_json: bool) -> No
     figures = {
         "scene": built.name,
         "particles": plan.particles,
-        "cells": "x".join(map(str, model.grid.cells)),
+        **({"cells": "x".join(map(str, model.grid.cells))} if hasattr(model, "grid") else {}),
         "dt [s]": model.dt,
         "steps": steps,
         "substeps": steps * model.substeps,
@@ -234,7 +234,7 @@ def _simulate(scene: Scene, begin, steps: int, folder: RunFolder):
             count = min(scene.every, steps - first)
             try:
                 part = rollout(scene.model, state, _part(controls, first, count), count, every=count)
-            except SimulationError as error:
+            except (SimulationError, SolverError) as error:
                 error.step = None if error.step is None else first + error.step
                 frames = f"the {len(states)} frames before it are in {writer.partial}"
                 error.args = (f"{error}; {frames}",)

@@ -79,9 +79,10 @@ def _states_and_fields(source):
 
 def _cloud(state, fields) -> meshio.Mesh:
     x, v = _spatial(state.x), _spatial(state.v)
-    data = {"v": v, "speed": np.linalg.norm(v, axis=1), "volume": _spatial(state.volume)}
-    data["material"] = _spatial(state.material)
-    if state.F is not None:
+    data = {"v": v, "speed": np.linalg.norm(v, axis=1)}
+    data |= {name: _spatial(getattr(state, name)) for name in ("volume", "material")
+             if getattr(state, name, None) is not None}  # fmt: skip
+    if getattr(state, "F", None) is not None:
         J = torch.linalg.det(state.F.detach())
         if state.F.shape[-1] == 2 and state.q.shape[-1] > 0:
             J = J * state.q.detach()[:, 0]  # plane strain of a plastic body: F33

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from diffsim.errors import DataError
-from diffsim.trajectory_writer import CONSTANT, MOVING, SCHEMA, TrajectoryWriter, error_line
+from diffsim.trajectory_writer import CONSTANT, MOVING, NODAL, SCHEMA, TrajectoryWriter, error_line
 
 __all__ = ["Frame", "Recording", "TrajectoryWriter", "frames_of", "read_trajectory", "restart", "write_trajectory"]
 
@@ -25,11 +25,11 @@ class Frame(NamedTuple):
     C: Tensor | None
     F: Tensor | None
     q: Tensor | None
-    pose: Tensor
-    wrench: Tensor
+    pose: Tensor | None
+    wrench: Tensor | None
     X: Tensor
-    volume: Tensor
-    material: Tensor
+    volume: Tensor | None
+    material: Tensor | None
     time: Tensor
 
 
@@ -64,7 +64,7 @@ class Recording:
 
     def __getitem__(self, index: int) -> Frame:
         moving = {name: self.data[name][index] if name in self.data else None for name in MOVING}
-        return Frame(**moving, **{name: self.data[name] for name in CONSTANT}, time=self.times[index])
+        return Frame(**moving, **{name: self.data.get(name) for name in CONSTANT}, time=self.times[index])
 
 
 def write_trajectory(
@@ -113,11 +113,12 @@ def read_trajectory(path: str | Path, *, frames: slice = slice(None)) -> Recordi
     with _opened(path) as file:
         count = _whole_frames(file)
         chosen = range(count)[frames]
-        moving = [name for name in MOVING if name in file]
+        moving = [name for name in dict.fromkeys((*MOVING, *NODAL)) if name in file]
+        constant = [name for name in CONSTANT if name in file]
         data = {name: _read(file[name], chosen) for name in moving}
-        data |= {name: torch.from_numpy(file[name][()]) for name in CONSTANT}
+        data |= {name: torch.from_numpy(file[name][()]) for name in constant}
         fields = {name: _read(values, chosen) for name, values in file.get("fields", {}).items()}
-        units = {name: file[name].attrs["units"] for name in (*moving, *CONSTANT, "time")}
+        units = {name: file[name].attrs["units"] for name in (*moving, *constant, "time")}
         units |= {name: file["fields"][name].attrs["units"] for name in fields}
         attributes = {key: value for key, value in file.attrs.items() if key not in ("schema", "dim", "full")}
         return Recording(_read(file["time"], chosen), data, fields, units, attributes, path.suffix != ".part")

@@ -1,7 +1,8 @@
 """The HDF5 file of a trajectory, written frame by frame.
 
 Layout of a file (schema 1). Attributes: ``schema``, ``dim``, ``full``, and what the writer was given. Datasets, each
-with a ``units`` attribute: ``time`` (frames,); per frame x, v, C, F, q, pose, wrench; constant X, volume, material;
+with a ``units`` attribute: ``time`` (frames,); per frame x, v, C, F, q, pose, wrench; constant X, volume, material; of
+a body of nodes (``models.NodalState``) per frame x, v, a, past and constant X;
 ``fields/NAME`` per frame. Particles stay in the user's order in every frame.
 """
 
@@ -30,11 +31,14 @@ UNITS = {
     "volume": "m^3",
     "material": "index",
     "time": "s",
+    "a": "m/s^2",
+    "past": "m, m/s",
 }
 FIELD_UNITS = {"stress": "Pa", "energy": "J/m^3", "plastic_strain": "1"}
 MOVING = ("x", "v", "C", "F", "q", "pose", "wrench")
 OBSERVED = ("x", "v", "pose", "wrench")  # what a file without full states holds per frame
 CONSTANT = ("X", "volume", "material")
+NODAL = ("x", "v", "a", "past")  # what a file of a body of nodes holds per frame; its only constant is X
 CHUNK_ROWS = 65_536  # particles per chunk: a chunk of F in f64 is then 4.7 MB
 
 
@@ -90,7 +94,8 @@ class TrajectoryWriter:
         """
         frame = self.frames
         try:
-            rows = {name: _array(getattr(state, name)) for name in self._names}
+            names = NODAL if hasattr(state, "past") else self._names
+            rows = {name: _array(getattr(state, name)) for name in names}
             rows |= {f"fields/{name}": _array(value) for name, value in fields.items()}
             time = float(state.time)
         except AttributeError as error:
@@ -138,7 +143,7 @@ class TrajectoryWriter:
         dim = rows["x"].shape[1]
         self._file.attrs["dim"] = dim
         units = UNITS | {"volume": f"m^{dim}"}
-        for name in CONSTANT:
+        for name in CONSTANT if "past" not in rows else ("X",):
             self._file.create_dataset(name, data=_array(getattr(state, name))).attrs["units"] = units[name]
         for name, row in rows.items():
             unit = units.get(name) or self._units.get(name.removeprefix("fields/"))
@@ -161,7 +166,7 @@ class TrajectoryWriter:
         return self._sets[name]
 
     def _check(self, rows) -> None:
-        expected = {name for name in self._file if name in MOVING} | {
+        expected = {name for name in self._file if name in MOVING or name in NODAL} | {
             f"fields/{n}" for n in self._file.get("fields", ())
         }
         if set(rows) != expected:

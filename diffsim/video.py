@@ -136,6 +136,7 @@ def render_trajectory(frames, tools=None, *, model=None, color="body", camera=No
         ground = None if domain is None or dim == 2 else float(np.dot(_lower(domain, up), up))
     radius = _radius(first) if radius is None else radius
     meshes = [_tool_mesh(tool, tool_opacity) for tool in tools]
+    skin = getattr(model, "skin", None) if dim == 3 else None  # of a body of nodes: drawn instead of its nodes
     scalar = None if color == "body" else scalar_of(color, model)
     if scalar is not None and limits is None:
         limits = color_limits((scalar(frames[i]) for i in picked), symmetric=color == "pressure")
@@ -154,9 +155,12 @@ def render_trajectory(frames, tools=None, *, model=None, color="body", camera=No
     def images():
         for done, index in enumerate(picked):
             state = frames[index]
+            x, bare = as_array(state.x), skin is not None and scalar is None
+            body = [] if skin is None else [(x, skin, tuple(palette([0])[0])), *_obstacles(model, state)]
             image = render_frame(
-                as_array(state.x), radius=radius, colors=None if scalar else colors, limits=limits, colormap=colormap,
-                scalars=scalar(state) if scalar else None, colorbar=label, meshes=_posed(meshes, state),
+                x[:0] if bare else x, radius=None if bare else radius, colors=None if scalar or bare else colors,
+                limits=limits, colormap=colormap, scalars=scalar(state) if scalar else None, colorbar=label,
+                meshes=[*_posed(meshes, state), *body],
                 camera=camera, size=size, ground=ground, domain=domain, caption=_caption(caption, index, state),
                 ghost=ghost(state) if callable(ghost) else ghost, supersampling=supersampling, frame=index)  # fmt: skip
             if folder is not None:
@@ -171,6 +175,13 @@ def render_trajectory(frames, tools=None, *, model=None, color="body", camera=No
         return folder
     write_video(out, images(), fps=fps)
     return out
+
+
+def _obstacles(model, state):
+    """Meshes of what a body of nodes collides with, where they are."""
+    contact = getattr(model, "contact", None)
+    found = [] if contact is None else contact.obstacles
+    return [(as_array(o.at(float(state.time)).detach()), np.asarray(o.faces), TOOL_COLOR) for o in found]
 
 
 def _walls(model):

@@ -18,6 +18,7 @@ J. Eng. Mech. Div. 85 (1959). Both second-order rules are exact for motion at co
 """
 
 import math
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -52,14 +53,38 @@ class NodalState(NamedTuple):
 
 
 class Deformable(nn.Module):
-    """What ``FEM`` and ``Shell`` share; see there for the arguments. A subclass sets ``terms`` and calls ``_finish``.
+    """What ``FEM`` and ``Shell`` share: time steps, equilibria, supports, loads, and these options.
 
-    ``term_inputs(X)`` returns, per term, the tensors that the term's force depends on; ``nodal(X)`` the masses and the
-    weights of loads per unit mass.
+    A subclass sets ``terms`` and calls ``_finish``; ``term_inputs(X)`` returns, per term, the tensors that the term's
+    force depends on, ``nodal(X)`` the masses and the weights of loads per unit mass.
+
+    Args:
+        X: rest positions (n, d) [m].
+        dt: step [s].
+        substeps: steps per control step.
+        integrator: "euler" (implicit, damps), "bdf2" or "newmark" (second order), "explicit" (symplectic Euler).
+        gravity: acceleration [m/s^2], d numbers, a tensor or a parameter.
+        body_force: callable (X, t) -> acceleration [m/s^2], (n, d), of the rest position.
+        prescribed: nodes that are held (indices), (indices, callable (X, t) -> positions), or a list of
+            ``ds.models.Prescribed``.
+        tractions: pairs of faces (f, k), such as ``mesh.faces(condition)``, and a dead load per rest area [Pa], (d,) or
+            a callable of t.
+        forces: nodal forces (n, d) [N], or a callable (X, t).
+        contact: ``ds.models.Contact``, with obstacles and with itself; None: none.
+        damping: rate c of the force -c M v [1/s].
+        tolerance: of a solve: the last Newton step is shorter than tolerance * dt [m/s]; of an equilibrium shorter than
+            tolerance/100 of the mesh's spacing. As Newton converges quadratically, what is left is far less.
+        iterations: of Newton, at most.
+        linear: method of ``solvers.factorize``.
+
+    Raises:
+        SceneError: an option that does not fit.
     """
 
-    def __init__(self, X, *, dt, substeps, integrator, gravity, body_force, prescribed, tractions, forces, damping,
-                 tolerance, iterations, linear):  # fmt: skip
+    def __init__(self, X, *, dt: float, substeps: int = 1, integrator: str = "euler", gravity=None,
+                 body_force: Callable | None = None, prescribed=(), tractions: Sequence = (), forces=None,
+                 contact=None, damping: float = 0.0, tolerance: float = 1e-6, iterations: int = 100,
+                 linear: str = "auto"):  # fmt: skip
         super().__init__()
         name = type(self).__name__
         if not context.ready:
@@ -96,9 +121,16 @@ class Deformable(nn.Module):
         self.free = (~self.support.held).reshape(-1).nonzero().flatten()
         if integrator == "bdf2" and substeps < 1:
             raise SceneError(f"{name}: BDF2 needs a step")
+        if contact is not None and integrator == "explicit":
+            raise SceneError(f"{name}: the explicit integrator has no contact; use integrator='euler'")
+        self.contact = contact
         self.terms, self.records, self.trace = [], None, None
 
-    def _finish(self):
+    def _finish(self, faces):
+        """Called with the surface (f, d) when the elastic terms are set."""
+        self.skin = faces
+        if self.contact is not None:
+            self.terms.append(self.contact.bind(faces, len(self.X), self.dim, self.dt))
         free = (~self.support.held).reshape(-1).numpy()
         self.pattern = Pattern([dofs for term in self.terms for dofs in term.dofs(self.dim)], free)
 
@@ -137,8 +169,10 @@ class Deformable(nn.Module):
         zero = torch.zeros_like(self.X)
         past = zero.new_zeros(shape[0], PAST[self.integrator], shape[1])
         state = NodalState(values["x"], values["v"], zero, past, values["X"], torch.zeros((), dtype=torch.float64))
+        if self.contact is not None:
+            self.contact.check(state.x, state.X)
         if self.integrator in ("newmark", "bdf2"):
-            inputs = self.term_inputs(state.X)
+            inputs = self._inputs(state.X, state.x, 0.0, 0.0)
             mass, load = self._loads(state.X, 0.0)
             a = (load - self._forces(state.x, inputs)) / mass[:, None]
             a, h = torch.where(self.support.held, zero, a), self.dt
@@ -148,6 +182,16 @@ class Deformable(nn.Module):
             past = torch.stack([state.x - h * state.v + h * h / 2 * a, state.v - h * a], 1)
             return state._replace(past=past)
         return state
+
+    def _inputs(self, X, x_old, before, after):
+        """Per term what its force depends on besides x; x_old and the times are those of the step, for contact."""
+        inputs = self.term_inputs(X)
+        return inputs if self.contact is None else [*inputs, self.contact.inputs(X, x_old, before, after)]
+
+    def _inputs_of(self, state):
+        """The inputs of the step that led to a state."""
+        time = float(state.time)
+        return self._inputs(state.X, state.x - self.dt * state.v, time - self.dt, time)
 
     # --- loads and reactions
 
@@ -177,13 +221,13 @@ class Deformable(nn.Module):
         """
         mass, load = self._loads(state.X, float(state.time))
         total = mass[:, None] * (state.a + self.damping * state.v) - load
-        total = total + self._forces(state.x, self.term_inputs(state.X))
+        total = total + self._forces(state.x, self._inputs_of(state))
         return torch.where(self.support.held, total, torch.zeros_like(total))
 
     @torch.no_grad()
     def energy(self, state: NodalState) -> dict[str, float]:
-        """Elastic and kinetic energy [J]."""
-        inputs = self.term_inputs(state.X)
+        """Elastic energy, that of contact included, and kinetic energy [J]."""
+        inputs = self._inputs_of(state)
         elastic = sum(term.energy(state.x, own)[0] for term, own in zip(self.terms, inputs, strict=True))
         mass, _ = self.nodal(state.X)
         return {"elastic": elastic, "kinetic": float((mass[:, None] * state.v.square()).sum() / 2)}
@@ -210,7 +254,7 @@ class Deformable(nn.Module):
     def _step(self, state, control):
         h = self.dt
         time = float(state.time) + h
-        inputs = self.term_inputs(state.X)
+        inputs = self._inputs(state.X, state.x, float(state.time), time)
         target = self.support.positions(state.x, state.X, time, control, h)
         if self.integrator == "explicit":
             return self._explicit(state, target, inputs, time)
@@ -257,7 +301,9 @@ class Deformable(nn.Module):
             SolverError: no convergence, or a body that is not held.
         """
         time = float(state.time)
-        inputs = self.term_inputs(state.X)
+        inputs = self._inputs(state.X, state.x, time, time)
+        if self.contact is not None:  # without friction, whose forces depend on the way
+            inputs[-1] = (*inputs[-1][:-1], torch.zeros_like(inputs[-1][-1]))
         _, load = self._loads(state.X, time)
         target = self.support.positions(state.x, state.X, time, control, 1.0)
         start = state.x.detach()

@@ -1,7 +1,6 @@
 """Finite elements of solids: tetrahedra, or triangles in plane strain."""
 
-from collections.abc import Callable, Sequence
-
+import numpy as np
 import torch
 
 from diffsim.errors import SceneError
@@ -12,6 +11,14 @@ from diffsim.models.deformable import Deformable
 from diffsim.models.elements import Elements
 
 INVERTIBLE = (LinearElastic, StableNeoHookean)  # laws that are smooth for all F
+
+
+def flat_faces(faces, dim: int):
+    """Linear faces (f, d) of linear or quadratic ones, which are cut at their midpoints."""
+    if faces.shape[1] == dim:
+        return faces
+    cuts = [(0, 2), (2, 1)] if dim == 2 else [(0, 3, 5), (3, 1, 4), (5, 4, 2), (3, 4, 5)]
+    return np.concatenate([faces[:, list(cut)] for cut in cuts])
 
 
 class FEM(Deformable):
@@ -27,36 +34,16 @@ class FEM(Deformable):
     Args:
         mesh: ``geometry.solid.SolidMesh``, a file, a ``meshio.Mesh`` or (nodes, elements).
         material: ``ds.Material`` with an elastic law of ``ds.materials`` that has an energy.
-        dt: step [s].
-        substeps: steps per control step.
-        integrator: "euler" (implicit, damps), "bdf2" or "newmark" (second order), "explicit" (symplectic Euler).
-        gravity: acceleration [m/s^2], d numbers, a tensor or a parameter.
-        body_force: callable (X, t) -> acceleration [m/s^2], (n, d), of the rest position.
-        prescribed: nodes that are held (indices), (indices, callable (X, t) -> positions), or a list of
-            ``ds.models.Prescribed``.
-        tractions: pairs of faces (f, k), such as ``mesh.faces(condition)``, and a dead load per rest area [Pa], (d,) or
-            a callable of t.
-        forces: nodal forces (n, d) [N], or a callable (X, t).
-        damping: rate c of the force -c M v [1/s].
-        tolerance: of a solve: the last Newton step is shorter than tolerance * dt [m/s]; of an equilibrium shorter than
-            tolerance/100 of the mesh's spacing. As Newton converges quadratically, what is left is far less.
-        iterations: of Newton, at most.
-        linear: method of ``solvers.factorize``.
+        options: ``dt`` [s], and those of ``Deformable``: integrator, gravity, prescribed, tractions, contact, ...
 
     Raises:
         SceneError: an option that does not fit; a material without an energy.
         MeshError: a broken mesh.
     """
 
-    def __init__(self, mesh, material, *, dt: float, substeps: int = 1, integrator: str = "euler", gravity=None,
-                 body_force: Callable | None = None, prescribed=(), tractions: Sequence = (), forces=None,
-                 damping: float = 0.0, tolerance: float = 1e-6, iterations: int = 100, linear: str = "auto",
-                 ):  # fmt: skip
+    def __init__(self, mesh, material, **options):
         mesh = as_solid(mesh)
-        super().__init__(torch.from_numpy(mesh.nodes), dt=dt, substeps=substeps, integrator=integrator,
-                         gravity=gravity, body_force=body_force, prescribed=prescribed, tractions=tractions,
-                         forces=forces, damping=damping, tolerance=tolerance, iterations=iterations,
-                         linear=linear)  # fmt: skip
+        super().__init__(torch.from_numpy(mesh.nodes), **options)
         law = material.elastic
         if material.plastic is not None or material.viscous is not None or getattr(law, "own_map", None) is not None:
             raise SceneError("FEM takes elastic materials only; leave plastic and viscous out")
@@ -67,7 +54,7 @@ class FEM(Deformable):
             mesh.elements, mesh.dim, law.functions, len(mesh.nodes), invertible=isinstance(law, INVERTIBLE)
         )
         self.terms = [self.elements]
-        self._finish()
+        self._finish(flat_faces(mesh.surface(), mesh.dim))
 
     def nodal(self, X):
         """Masses and weights of loads per unit mass, (n,) each [kg]."""

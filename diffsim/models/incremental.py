@@ -3,8 +3,10 @@
 import math
 
 import numpy as np
+import scipy.sparse as sp
 import torch
 
+from diffsim.errors import SolverError
 from diffsim.solvers.newton import minimize
 
 HALVINGS = 6  # of the motion of the held nodes, where its end at once is not allowed
@@ -21,10 +23,14 @@ class Incremental:
     """
 
     def __init__(self, terms, pattern, inputs, target, load, free, motion, b, damping):
-        self.terms, self.pattern, self.inputs = terms, pattern, inputs
+        self.terms, self.pattern, self.inputs = terms, pattern, list(inputs)
         self.held, self.load, self.free = target.reshape(-1), load, free
         self.shape, self.motion, self.b, self.damping = target.shape, motion, b, damping
         self.origin = target
+        self.contact = next((term for term in terms if hasattr(term, "stiffness_matrix")), None)  # the last one
+        if self.contact is not None:
+            self.number = np.full(target.numel(), -1)
+            self.number[free.numpy()] = np.arange(len(free))
         self.diagonal = np.zeros(len(free))
         if motion:
             stiff = motion[0] * (1 / (b * b) + damping / b)
@@ -60,42 +66,56 @@ class Incremental:
 
     def hessian(self, y, project):
         x = self.full(y)
-        groups = [term.stiffness(x, own, project) for term, own in zip(self.terms, self.inputs, strict=True)]
-        blocks = [block for group in groups for block in group]
-        return self.pattern.assemble(blocks, self.diagonal)
+        pairs = list(zip(self.terms, self.inputs, strict=True))
+        groups = [term.stiffness(x, own, project) for term, own in pairs if term is not self.contact]
+        A = self.pattern.assemble([block for group in groups for block in group], self.diagonal)
+        if self.contact is None:
+            return A
+        H = self.contact.stiffness_matrix(x, self.inputs[-1], project)
+        rows, columns = self.number[H.row], self.number[H.col]
+        own = (rows >= 0) & (columns >= 0)
+        return A + sp.csc_matrix((H.data[own], (rows[own], columns[own])), shape=A.shape)
 
     def limit(self, y, p):
-        """Longest step (at most 1) that no term forbids."""
-        x = self.full(y)
-        ahead = self.full(y + p)
-        return min([1.0, *(term.limit(x, ahead) for term in self.terms if hasattr(term, "limit"))])
+        """Longest step, at most 1, on which nothing collides."""
+        if self.contact is None:
+            return 1.0
+        now = self.inputs[-1][0]
+        return self.contact.limit(self.full(y), self.full(y + p), now, now)
 
     @torch.no_grad()
     def solve(self, old, guess, settings, name):
         """The free coordinates of the minimum, from the state ``old`` (n, d) or a guess where that is lower.
 
-        Where an element would be inverted by the held nodes' motion at once, they move in parts.
+        Where the motion of held nodes and obstacles would invert an element or collide with what rests, they move in
+        parts.
         """
-        goal = self.held
-        y, record = self._advance(old.reshape(-1), goal, guess, settings, name, HALVINGS)
+        places = self.inputs[-1][:2] if self.contact is not None else (None, None)
+        y, record = self._advance(old.reshape(-1), self.held, places, guess, settings, name, HALVINGS)
         return torch.from_numpy(y), record
 
-    def _advance(self, old, goal, guess, settings, name, halvings):
-        self.held = goal
+    def _advance(self, old, goal, places, guess, settings, name, halvings):
+        """From a state (n d) to the minimum with the held nodes at ``goal``; places: of obstacles, after and before."""
+        self.held, (now, then) = goal, places
+        if self.contact is not None:
+            self.inputs[-1] = (now, *self.inputs[-1][1:])
         candidates = [old[self.free].numpy()]
         if guess is not None:
             candidates.append(guess.reshape(-1)[self.free].numpy())
-        allowed = [(self.energy(y)[0], k) for k, y in enumerate(candidates) if self.reachable(old, y)]
+        start = old.reshape(self.shape)
+        allowed = [(self.energy(y)[0], k) for k, y in enumerate(candidates)
+                   if self.contact is None or self.contact.limit(start, self.full(y), then, now) >= 1.0]  # fmt: skip
         best, k = min(allowed, default=(math.inf, 0))
-        if math.isfinite(best) or halvings == 0:
+        if math.isfinite(best):
             return minimize(self, candidates[k], settings, name)
+        if halvings == 0:
+            raise SolverError(
+                f"{name}: the motion of held nodes or obstacles inverts an element or collides with what cannot give "
+                "way; take smaller time steps, or move them less"
+            )
         half = (old + goal) / 2
         half[self.free] = old[self.free]
-        y, _ = self._advance(old, half, None, settings, f"{name}, half of the motion", halvings - 1)
-        middle = half.index_copy(0, self.free, torch.from_numpy(y))
-        return self._advance(middle, goal, None, settings, name, halvings - 1)
-
-    def reachable(self, old, y) -> bool:
-        """Whether no term forbids the way from a state (n d) to free coordinates y and the held ones."""
-        start, end = old.reshape(self.shape), self.full(y)
-        return all(term.limit(start, end) >= 1.0 for term in self.terms if hasattr(term, "limit"))
+        middle = None if now is None else (now + then) / 2
+        y, _ = self._advance(old, half, (middle, then), None, settings, f"{name}, half of the motion", halvings - 1)
+        reached = half.index_copy(0, self.free, torch.from_numpy(y))
+        return self._advance(reached, goal, (now, middle), None, settings, name, halvings - 1)

@@ -1,7 +1,5 @@
 """Thin shells: a St. Venant-Kirchhoff membrane and bending by the angles of a triangle mesh."""
 
-from collections.abc import Callable, Sequence
-
 import torch
 from torch import Tensor
 
@@ -33,24 +31,18 @@ class Shell(Deformable):
         mesh: ``trimesh.Trimesh``, a file, or (vertices (n, 3), faces (f, 3)); ``geometry.surface.sheet`` makes one.
         E: Young's modulus [Pa]. nu: Poisson's ratio. thickness: [m]. density: [kg/m^3]. Each a number, a parameter, or
             a tensor with one per face.
-        dt: step [s].
         rest_angles: (h,) [rad] of ``model.hinges.nodes``; those of the rest shape when None.
         bending: "shape", of the triangles' curvatures, with Poisson's ratio; "hinge", of single edges; None: none.
-        Others: as in ``FEM``.
+        options: ``dt`` [s], and those of ``Deformable``: integrator, gravity, prescribed, tractions, contact, ...
 
     Raises:
         SceneError: an option that does not fit.
         MeshError: a broken mesh, with the element named.
     """
 
-    def __init__(self, mesh, *, E, nu, thickness, density, dt: float, rest_angles=None, bending: str | None = "shape",
-                 substeps: int = 1, integrator: str = "euler", gravity=None, body_force: Callable | None = None,
-                 prescribed=(), tractions: Sequence = (), forces=None, damping: float = 0.0, tolerance: float = 1e-6,
-                 iterations: int = 100, linear: str = "auto"):  # fmt: skip
+    def __init__(self, mesh, *, E, nu, thickness, density, rest_angles=None, bending: str | None = "shape", **options):
         vertices, faces = as_sheet(mesh)
-        super().__init__(torch.from_numpy(vertices), dt=dt, substeps=substeps, integrator=integrator, gravity=gravity,
-                         body_force=body_force, prescribed=prescribed, tractions=tractions, forces=forces,
-                         damping=damping, tolerance=tolerance, iterations=iterations, linear=linear)  # fmt: skip
+        super().__init__(torch.from_numpy(vertices), **options)
         hold(self, "E", E, POSITIVE, " Pa")
         hold(self, "nu", nu, POISSON)
         hold(self, "thickness", thickness, POSITIVE, " m")
@@ -74,7 +66,7 @@ class Shell(Deformable):
         else:
             self.rest_angles = None
         self.terms = [self.membrane, self.hinges] if len(nodes) and bending is not None else [self.membrane]
-        self._finish()
+        self._finish(faces)
 
     def rigidity(self) -> Tensor:
         """Bending rigidity D of every face (f,) [N m]."""

@@ -29,6 +29,7 @@ SMALL = {
     "snowball": {"particles": 100, "resolution": 16, "frames": 30},
     "two_materials": {"resolution": 16, "frames": 25},
     "tumbling_cube": {"per_side": 4, "resolution": 16},
+    "hanging_cloth": {"cells": 4, "steps": 8},
 }
 f64_only = pytest.mark.skipif(context.dtype != torch.float64, reason="converges in f64")
 
