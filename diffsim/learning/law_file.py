@@ -23,7 +23,7 @@ LEARNED = (
     "UnconstrainedElasticity",
     "UnconstrainedPlasticity",
 )
-# analytic laws: constructor and the names of its arguments, the first that the law has all of
+# analytic laws: constructor and, in its order, the parameters that it takes; the first that the law has all of
 ANALYTIC = {
     "FixedCorotated": [(materials.FixedCorotated, ("E", "nu"))],
     "Hencky": [(materials.Hencky, ("E", "nu"))],
@@ -62,7 +62,7 @@ def build(description: dict):
         return getattr(materials, kind)(**arguments)
     for constructor, names in ANALYTIC.get(kind, ()):
         if set(names) == set(arguments):
-            return constructor(**arguments)
+            return constructor(*[arguments[name] for name in names])
     raise DataError(f"the law {kind} with {', '.join(arguments)} is not known here; use the version that wrote it")
 
 

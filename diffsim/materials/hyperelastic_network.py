@@ -9,7 +9,8 @@ from torch.nn.functional import softplus
 from diffsim.errors import SceneError
 from diffsim.kernels import energy_network
 from diffsim.kernels.arrays import context
-from diffsim.kernels.strain_invariants import invariant_stress, strain_invariants
+from diffsim.kernels.hyperelastic_network import Operator, hyperelastic_stress, inputs
+from diffsim.kernels.strain_invariants import strain_invariants
 from diffsim.materials.law import POISSON, POSITIVE, hold, lame
 from diffsim.materials.plane_strain import in_plane, spatial
 
@@ -29,7 +30,7 @@ class HyperelasticNetwork(nn.Module):
     J) and (cof F, J), since |A|^p/J^q is where p >= q + 1; N is convex and grows with both; J^2 - 1 - 2 log J and -J
     are convex. It is smooth for det F > 0, equal stretches and F = I among them. In 2-D: plane strain, F33 = 1.
 
-    Adjoint: kernels/strain_invariants.py, kernels/energy_network.py.
+    Adjoint: kernels/hyperelastic_network.py.
 
     Args:
         E [Pa], nu: the law before training: the reference part with the shear and bulk modulus of these. scale is the
@@ -87,32 +88,17 @@ class HyperelasticNetwork(nn.Module):
         W1 = torch.cat([softplus(self.W1[:, :2]), self.W1[:, 2:]], 1)
         return W1, self.b1, softplus(self.W2), self.b2, softplus(self.w)
 
-    def inputs(self, k):
-        """z (n, 3) of the invariants k (n, 3), and dz_a/dk_a."""
-        k1, k2, k3 = k.unbind(1)
-        if self.polyconvex:
-            root = (k2 + 3).sqrt()
-            z = torch.stack([k1, root**3 - 3 * math.sqrt(3), torch.expm1(k3)], 1)
-            return z, torch.stack([torch.ones_like(k1), 1.5 * root, k3.exp()], 1)
-        thirds = k[:, :2] / 3
-        z = torch.cat([3 * torch.log1p(thirds), k3[:, None]], 1)
-        return z, torch.cat([1 / (1 + thirds), torch.ones_like(k3)[:, None]], 1)
-
-    def slopes(self, k):
-        """d psi/dk_a [Pa], (n, 3)."""
-        z, dz = self.inputs(k)
-        both = torch.cat([z, torch.zeros_like(z[:1])])
-        slope = energy_network.slope(both, *self.weights())
-        first, rest = slope[:-1], slope[-1:]
-        learned = torch.cat([first[:, :2], first[:, 2:] - rest[:, 2:]], 1) * dz
-        J2 = torch.expm1(2 * k[:, 2])
-        half = 0.5 * torch.stack([self.log_a.exp().expand(len(k)), 0 * J2, self.log_b.exp() * J2], 1)
-        return self.scale.to(k.dtype) * (learned + half)
+    def operator(self, dt=None):
+        """The law as an operator of a spatial F, and the tensors that its adjoint has gradients of, in their order."""
+        parameters = (self.scale, self.log_a, self.log_b, self.W1, self.b1, self.W2, self.b2, self.w)
+        if self.polyconvex:  # its weights are functions of the parameters, which torch differentiates
+            return None
+        return Operator(False, *parameters), parameters
 
     def energy(self, F, q=None):
         """Energy density psi (n,) [J/m^3]."""
         k = strain_invariants(spatial(F, q))
-        z, _ = self.inputs(k)
+        z = inputs(k, self.polyconvex)[0]
         weights = self.weights()
         both = energy_network.value(torch.cat([z, torch.zeros_like(z[:1])]), *weights)
         rest = energy_network.slope(torch.zeros_like(z[:1]), *weights)[0, 2]
@@ -123,4 +109,5 @@ class HyperelasticNetwork(nn.Module):
     def stress(self, F, q=None, L=None):
         """First Piola-Kirchhoff stress P = d psi/dF, (n, d, d) [Pa]. q: in 2-D F33 first when not empty."""
         whole = spatial(F, q)
-        return in_plane(invariant_stress(self.slopes(strain_invariants(whole)), whole), F.shape[-1])
+        parameters = (self.scale, self.log_a, self.log_b, *self.weights())
+        return in_plane(hyperelastic_stress(whole, self.polyconvex, *parameters), F.shape[-1])

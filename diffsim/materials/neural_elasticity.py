@@ -43,7 +43,7 @@ class InvariantLaw(nn.Module):
         """Arguments that build a law of the same shape."""
         return {"scale": self.scale.item(), "width": self.width, "dim": self.dim}
 
-    def operator(self):
+    def operator(self, dt=None):
         """The law as an operator of F, and the tensors that its adjoint has gradients of, in their order."""
         weights = (self.scale, self.W1, self.W2, self.W3)
         return Operator(self.base, *weights), weights

@@ -4,11 +4,11 @@ import math
 
 import torch
 from torch import nn
-from torch.nn.functional import softplus
 
 from diffsim.errors import SceneError
 from diffsim.kernels.arrays import context
-from diffsim.kernels.log_strain import log_invariants, log_return
+from diffsim.kernels.log_strain import log_invariants
+from diffsim.kernels.plasticity_network import Operator, return_map
 from diffsim.materials.law import POSITIVE, hold
 from diffsim.materials.plane_strain import in_plane, spatial
 
@@ -31,7 +31,7 @@ class PlasticityNetwork(nn.Module):
     third invariant nor history. On its corners, m = Y and tr = T, the elastic side counts. In 2-D: plane strain, q
     holds F33.
 
-    Adjoint: kernels/log_strain.py.
+    Adjoint: kernels/plasticity_network.py.
 
     Args:
         strain: reference strain: Y starts near 0.7 of it, T at 0.1 of it, and Y sees tr/strain.
@@ -75,34 +75,22 @@ class PlasticityNetwork(nn.Module):
         """T, the largest lasting tr."""
         return self.strain * self.log_T.exp()
 
-    def radius(self, tr):
-        """Y (n,) of tr (n,)."""
-        hidden = softplus(softplus(tr[:, None] / self.strain @ self.W1.T + self.b1) @ self.W2.T + self.b2)
-        return self.strain * softplus(hidden @ self.w + self.b3)
-
-    def change(self, k, dt: float):
-        """(kappa, shift), (n, 2), of k = (tr, m^2): m'/m, and (tr' - tr)/3."""
-        tr, square = k.unbind(1)
-        excess = (tr - self.limit()).clamp_min(0)
-        taken = -torch.expm1(-dt / self.time * torch.exp(-self.log_t_v)) * excess
-        Y = self.radius(tr - taken)
-        yields = square > Y * Y
-        m = torch.where(yields, square, torch.ones_like(square)).sqrt()  # no root of zero where nothing depends on it
-        over = 1 - Y / m
-        kappa = 1 + torch.expm1(-dt / self.time * torch.exp(-self.log_t_s)) * over
-        return torch.stack([torch.where(yields, kappa, torch.ones_like(m)), -taken / 3], 1)
+    def operator(self, dt):
+        """The map over dt as an operator of a spatial F, and the tensors that its adjoint has gradients of."""
+        parameters = (self.log_T, self.log_t_v, self.log_t_s, self.W1, self.b1, self.W2, self.b2, self.w, self.b3)
+        return Operator(float(self.strain), dt / self.time, *parameters), parameters
 
     def update(self, F_trial, q, L=None, dt=0.0):
         """(F, q) after a time dt [s]."""
         d = F_trial.shape[-1]
-        whole = spatial(F_trial, q)
-        k, factors = log_invariants(whole)
-        F = log_return(whole, factors, self.change(k.to(context.dtype), dt))
+        _, parameters = self.operator(dt)
+        F = return_map(spatial(F_trial, q), float(self.strain), dt / self.time, *parameters)
         if d == 3:
             return F, q
         return in_plane(F, d).contiguous(), torch.cat([F[:, 2, 2][:, None], q[:, 1:]], 1) if q.shape[1] else q
 
+    @torch.no_grad()
     def branch(self, F_trial, q=None, dt=1.0):
         """1 where the map changes F, 0 where it leaves it, (n,) int32."""
-        change = self.change(log_invariants(spatial(F_trial, q))[0], dt)
+        change, _ = self.operator(dt)[0].change(log_invariants(spatial(F_trial, q))[0])
         return ((change[:, 0] != 1) | (change[:, 1] != 0)).to(torch.int32)

@@ -286,11 +286,11 @@ class MPM(nn.Module):
 
     def _learned(self, state, motion, force, substeps, *, store, frames=False):
         """The substeps with laws that are torch modules: P(F), one substep at that stress, return map."""
-        materials = list(self.materials)
+        materials, dim = list(self.materials), self.grid.dim
         maps = [material.elastic if material.plastic is None else material.plastic for material in materials]
         laws = Laws(
-            [called(m, [p for p in (m.elastic, m.viscous) if p is not None], m.stress) for m in materials],
-            [called(law, [law], law.update, self.dt) if mapped(law) else None for law in maps],
+            [called(dim, m, [p for p in (m.elastic, m.viscous) if p is not None], m.stress) for m in materials],
+            [called(dim, law, [law], law.update, self.dt) if mapped(law) else None for law in maps],
             [not all(getattr(part, "pointwise", False) for part in material.parts) for material in materials],
             [p for material in materials for p in (*material.parameters(), *material.buffers()) if p.requires_grad],
             state.material,
@@ -436,10 +436,12 @@ def passing(count):
     return type("Passing", (Identity,), {"internals": count})
 
 
-def called(module, parts, method, *more):
+def called(dim, module, parts, method, *more):
     """A law as a step calls it: its operator, if it has one, else its method."""
-    if len(parts) == 1 and hasattr(parts[0], "operator"):
-        return OperatorLaw(*parts[0].operator())
+    if len(parts) == 1 and getattr(parts[0], "dim", 3) == dim and hasattr(parts[0], "operator"):
+        found = parts[0].operator(*more)
+        if found is not None:
+            return OperatorLaw(*found)
     parameters = (*module.parameters(), *module.buffers())
     return TorchLaw((lambda *inputs: method(*inputs, *more)) if more else method, parameters)
 

@@ -10,7 +10,7 @@ from diffsim.cli import main
 from diffsim.errors import DataError, SceneError, SimulationError
 from diffsim.kernels.arrays import context
 from diffsim.learning import Segments, fit, load_law, save_law
-from diffsim.learning.candidates import KINDS, candidate
+from diffsim.learning.candidates import KINDS, candidate, settled
 from diffsim.learning.report import deformation, response
 from diffsim.learning.segments import begin
 
@@ -26,9 +26,15 @@ def quick(scene, law="hyperelastic", **options):
     return fit(scene, law=law, **{"epochs": 4, "segments": Segments(6, 12), **options})
 
 
-@pytest.mark.parametrize("law", KINDS)
+@pytest.mark.parametrize(
+    "law",
+    [
+        kind if kind in ("hyperelastic", "spline", "sysid") else pytest.param(kind, marks=pytest.mark.slow)
+        for kind in KINDS
+    ],
+)
 def test_a_fit_lowers_the_error_on_the_same_segments(law):
-    options = {"lr_elastic": 2e-2, "lr_plastic": 2e-2} if law in ("sysid", "blind") else {}
+    options = {"lr_elastic": 0.2, "lr_plastic": 0.2} if law in ("sysid", "blind") else {}
     result = quick(cube(material="plasticine"), law, epochs=6, segments=Segments(8, 8), **options)
     errors = [record["error"] for record in result.history]
     assert errors[-1] < 0.98 * errors[0]
@@ -36,7 +42,7 @@ def test_a_fit_lowers_the_error_on_the_same_segments(law):
 
 
 def test_identification_finds_the_stiffness():
-    result = quick(cube(), "sysid", epochs=25, segments=Segments(8, 8), lr_elastic=0.5)
+    result = quick(cube(), "sysid", epochs=30, segments=Segments(8, 8), lr_elastic=0.7)
     assert float(result.material.elastic.E.detach()) == pytest.approx(1e5, rel=0.05)
 
 
@@ -118,7 +124,7 @@ def test_velocities_from_positions_are_those_of_the_integrator():
 def test_a_law_comes_back_from_its_file(tmp_path, kind):
     true = cube(material="sand").model.materials[0]
     material = candidate(kind, true, density=1e3, dim=3, dt=1e-3).material
-    save_law(tmp_path / "law.safetensors", ds.learning.fit.__globals__["settled"](material), epochs=3)
+    save_law(tmp_path / "law.safetensors", settled(material), epochs=3)
     again = load_law(tmp_path / "law.safetensors", density=500.0)
     assert again.density.item() == 500.0 and not any(p.requires_grad for p in again.parameters())
     F = deformation("shear", torch.linspace(-0.2, 0.3, 7, dtype=torch.float64)).to(context.dtype)
