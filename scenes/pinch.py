@@ -1,7 +1,7 @@
 """PlasticineLab's Pinch: a sphere presses dents into a cube of plasticine."""
 
 import diffsim as ds
-from diffsim.scenes.plasticine import Options, block, build, fill, script
+from diffsim.scenes.plasticine import ADAM, Options, block, build, fill, script
 from diffsim.scenes.tool_actions import Translations
 
 # ways of the sphere's center [m]
@@ -62,4 +62,5 @@ def scene(
         yield_stress=50.0,
         ground=100.0,
         friction=0.9,
+        defaults=ADAM,
     )

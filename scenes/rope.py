@@ -6,7 +6,7 @@ import trimesh
 
 import diffsim as ds
 from diffsim.geometry import sampling
-from diffsim.scenes.plasticine import MASS, Options, block, build, fill, points
+from diffsim.scenes.plasticine import ADAM, MASS, Options, block, build, fill, points
 from diffsim.scenes.tool_actions import Translations
 
 # x and z of the pillar [m]
@@ -55,6 +55,7 @@ def scene(
         yield_stress=50.0,
         ground=0.3,
         friction=0.9,
+        defaults=ADAM,
     )
 
 

@@ -1,7 +1,7 @@
 """PlasticineLab's Torus: a ring is pressed into a slab of plasticine."""
 
 import diffsim as ds
-from diffsim.scenes.plasticine import SLAB, Options, block, build, fill, script
+from diffsim.scenes.plasticine import ADAM, SLAB, Options, block, build, fill, script
 from diffsim.scenes.tool_actions import Translations
 
 # x and z of the imprint's center [m]
@@ -49,4 +49,5 @@ def scene(
         yield_stress=50.0,
         ground=100.0,
         friction=0.9,
+        defaults=ADAM,
     )

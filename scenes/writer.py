@@ -1,7 +1,7 @@
 """PlasticineLab's Writer: a pen draws a groove into a slab of plasticine."""
 
 import diffsim as ds
-from diffsim.scenes.plasticine import SLAB, Options, block, build, fill, script
+from diffsim.scenes.plasticine import ADAM, SLAB, Options, block, build, fill, script
 from diffsim.scenes.tool_actions import Translations
 
 # the strokes' corners, x and z [m]
@@ -57,4 +57,5 @@ def scene(
         yield_stress=50.0,
         ground=100.0,
         friction=0.0,
+        defaults=ADAM,
     )
