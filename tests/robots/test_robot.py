@@ -21,7 +21,8 @@ ODD = """<robot name="odd">
     <axis xyz="1 2 -1"/><limit lower="-1" upper="2" velocity="3" effort="1"/></joint>
   <joint name="j2" type="prismatic"><parent link="a"/><child link="b"/><origin xyz="0 0.4 0" rpy="1 0 0.7"/>
     <axis xyz="0 3 4"/><limit lower="-0.5" upper="0.5" velocity="1" effort="1"/></joint>
-  <joint name="j3" type="continuous"><parent link="a"/><child link="c"/><origin xyz="0.2 0 0"/><axis xyz="0 1 0"/></joint>
+  <joint name="j3" type="continuous"><parent link="a"/><child link="c"/><origin xyz="0.2 0 0"/>
+    <axis xyz="0 1 0"/></joint>
   <joint name="j4" type="fixed"><parent link="c"/><child link="d"/><origin rpy="0 0.5 0"/></joint>
   <joint name="j5" type="revolute"><parent link="d"/><child link="e"/><origin xyz="0 0 0.2"/><axis xyz="1 0 0"/>
     <limit lower="-2" upper="2" velocity="2" effort="1"/><mimic joint="j1" multiplier="-0.5" offset="0.2"/></joint>
