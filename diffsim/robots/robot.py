@@ -168,7 +168,7 @@ class Robot(nn.Module):
                 step, joint = beyond.nonzero()[0].tolist()
                 raise DataError(
                     f"joint {self.joints[joint]!r} has the {kind} {float(values[step, joint]):.4g} in step {step}, "
-                    f"beyond its limits {float(low[joint]):.4g} .. {float(high[joint]):.4g}; slow down or move the target"
+                    f"beyond its limits {float(low[joint]):.4g} .. {float(high[joint]):.4g}; slow down or move it"
                 )
 
     def reach(self, pose: Tensor, link: str, start: Tensor | None = None, tolerance: float = 1e-6) -> Tensor:
