@@ -29,7 +29,10 @@ _SOURCES = {
     "optimize": "diffsim.optimize",
     "resume_run": "diffsim.optimize",
 }
-_MODULES = ("errors", "materials", "models", "geometry", "objectives", "learning", "testing", "trajectory", "render")
+_MODULES = (
+    "errors", "materials", "models", "geometry", "objectives", "constraints", "solvers", "robots", "learning", "testing",
+    "trajectory", "render",
+)  # fmt: skip
 
 __all__ = [*_SOURCES, *_MODULES]
 
