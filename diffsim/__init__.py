@@ -28,7 +28,10 @@ _SOURCES = {
     "optimize": "diffsim.optimize",
     "resume_run": "diffsim.optimize",
 }
-_MODULES = ("errors", "materials", "models", "geometry", "objectives", "testing", "trajectory", "render")
+_MODULES = (
+    *("errors", "materials", "models", "geometry", "objectives", "constraints", "transport", "robots"),
+    *("testing", "trajectory", "render"),
+)
 
 __all__ = [*_SOURCES, *_MODULES]
 

@@ -31,6 +31,9 @@ CONTENT = (
     "controls.csv",
     "controls.npy",
     "controls.png",
+    "joints.csv",
+    "joints.yaml",
+    "joints.json",
     "checkpoints",
 )
 

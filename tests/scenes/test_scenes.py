@@ -13,6 +13,7 @@ SMALL = {
     "throw_to_target": {"particles": 100, "resolution": 24, "dim": 2},
     "identify_stiffness": {"particles": 100, "resolution": 16, "dim": 2, "steps": 2},
     "move": {"particles": 200, "resolution": 16},
+    "move_arm": {"particles": 200, "resolution": 16},
     "dam_break": {"per_width": 6, "time": 0.02, "frames": 3},
     "sand_column": {"per_width": 6, "time": 0.03, "frames": 3},
     "honey": {"per_width": 6, "time": 0.03, "frames": 3},
