@@ -201,15 +201,17 @@ class Robot(nn.Module):
         high = np.maximum(high, low + 1e-9)
 
         def miss(values):
-            found = self(values, [link])[0]
-            away = logarithm(quaternion_product(found[3:], turn * turn.new_tensor([1, -1, -1, -1])))
-            return torch.cat([found[:3] - pose[:3], away])
+            found = self(values, [link])[..., 0, :]
+            back = (turn * turn.new_tensor([1, -1, -1, -1])).expand_as(found[..., 3:])
+            away = logarithm(quaternion_product(found[..., 3:], back))
+            return torch.cat([found[..., :3] - pose[:3], away], -1)
 
         def numbers(values):
             return miss(torch.from_numpy(values)).numpy()
 
         def slopes(values):
-            return torch.autograd.functional.jacobian(miss, torch.from_numpy(values)).numpy()
+            rows = torch.from_numpy(values).expand(6, -1).clone().requires_grad_()  # one for each number of the miss
+            return torch.autograd.grad(miss(rows).diagonal().sum(), rows)[0].numpy()
 
         random = np.random.Generator(np.random.PCG64(0))
         begin = (low + high) / 2 if start is None else torch.as_tensor(start, dtype=torch.float64).numpy()

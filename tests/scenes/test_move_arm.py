@@ -64,7 +64,7 @@ def test_files_that_do_not_fit_are_refused(run, tmp_path):
         ds.load("move_arm", trajectory=str(tmp_path / "other.csv"), **SMALL)
     lines = text.splitlines()
     row = lines[5].split(",")
-    lines[5] = ",".join([row[0], str(float(row[1]) + 3), *row[2:]])
+    lines[5] = ",".join([row[0], str(float(row[1]) + 0.5), *row[2:]])
     (tmp_path / "fast.csv").write_text("\n".join(lines) + "\n")
     with pytest.raises(DataError, match="joint 'turn' has the velocity .* in step 3, beyond its limits -8 .. 8"):
         ds.load("move_arm", trajectory=str(tmp_path / "fast.csv"), **SMALL)
