@@ -30,9 +30,9 @@ _SOURCES = {
     "resume_run": "diffsim.optimize",
 }
 _MODULES = (
-    "errors", "materials", "models", "geometry", "objectives", "constraints", "solvers", "robots", "learning", "testing",
-    "trajectory", "render",
-)  # fmt: skip
+    *("errors", "materials", "models", "geometry", "objectives", "constraints", "transport", "solvers", "robots"),
+    *("learning", "testing", "trajectory", "render"),
+)
 
 __all__ = [*_SOURCES, *_MODULES]
 

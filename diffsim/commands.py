@@ -267,6 +267,11 @@ def _finish(scene: Scene, result, steps: int | None, outputs: Outputs, as_json: 
     folder = RunFolder(result.folder, resume=True)
     path = _simulate(scene, begin, _steps(scene, begin, steps), folder)
     _write_outputs(path, scene, folder.path, outputs)
+    if scene.joints is not None:
+        with torch.no_grad():
+            motion = scene.joints()
+        for suffix in ("csv", "yaml", "json"):
+            motion.write(folder.path / f"joints.{suffix}")
     best = next(record for record in result.history if record["loss"] == result.loss)
     skipped = ("evaluation", "seconds", "gradient_norm", "iteration", "simulated_steps", "candidate", "failed")
     figures = {}

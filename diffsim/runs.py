@@ -36,6 +36,9 @@ CONTENT = (
     "controls.csv",
     "controls.npy",
     "controls.png",
+    "joints.csv",
+    "joints.yaml",
+    "joints.json",
     "checkpoints",
 )
 

@@ -71,6 +71,7 @@ class Scene:
         color: what the renderer colors particles by, one of "body", "speed", "pressure", "plastic".
         camera: options of the renderer's camera.
         ghost: points of a target [m], (k, d), drawn as a faint body.
+        joints: returns the ``diffsim.robots.JointTrajectory`` of a robot that carries the tools, to be written.
         options: what the scene was built with; filled by ``diffsim.load``.
         source: name or "file.py:function" that ``diffsim.load`` built it from; None when built in Python.
 
@@ -93,6 +94,7 @@ class Scene:
     color: str = "body"
     camera: dict | None = None
     ghost: Any = None
+    joints: Callable[[], Any] | None = None
     options: dict[str, Any] = field(default_factory=dict)
     source: str | None = None
 

@@ -20,7 +20,14 @@ import diffsim
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("diffsim", "kernels", "scenes")  # of the product; as packages: diffsim, diffsim.kernels, diffsim.scenes
-OPTIONAL = {"quadrants", "pytorch-optimizer", "yourdfpy", "gymnasium", "ray"}  # extras that the product imports
+OPTIONAL = {
+    "quadrants",
+    "pytorch-optimizer",
+    "yourdfpy",
+    "pyyaml",
+    "gymnasium",
+    "ray",
+}  # extras that the product imports
 
 # name -> arguments that programs outside this repository pass, by keyword or position
 PUBLIC = {
@@ -237,6 +244,7 @@ def test_wheel_holds_every_module_and_mesh(wheel):
     names = subprocess.run([sys.executable, "-m", "zipfile", "--list", wheel], capture_output=True, text=True).stdout
     held = {line.split()[0] for line in names.splitlines()}
     files = [path for folder in FOLDERS for path in modules(folder)] + list((ROOT / "scenes").glob("*.obj"))
+    files += (ROOT / "diffsim").rglob("*.urdf")
     expected = {path.relative_to(ROOT).as_posix() for path in files}
     expected = {name if name.startswith("diffsim/") else f"diffsim/{name}" for name in expected}
     assert expected <= held

@@ -12,6 +12,8 @@ from diffsim.models.tools import exponential, logarithm, quaternion_product, rot
 from diffsim.robots.description import read_urdf
 from diffsim.scripts import suggestion
 
+TRIES = 6  # starts of the inverse problem
+
 
 class Robot(nn.Module):
     """A tree of links that its joints move.
@@ -50,8 +52,10 @@ class Robot(nn.Module):
         if place.shape != (3,) or turn.shape != (4,) or not turn.norm() > 0 or not place.isfinite().all():
             raise SceneError(f"Robot: base={base}; give a position of 3 numbers and a quaternion w, x, y, z")
         self.register_buffer("base", torch.cat([place, turn / turn.norm()]))
-        self.register_buffer("offsets", torch.tensor([[*j.position, *j.quaternion] for j in chain.joints]).double())
-        self.register_buffer("axes", torch.tensor([j.axis for j in chain.joints]).double().reshape(-1, 3))
+        offsets = [[*joint.position, *joint.quaternion] for joint in chain.joints]
+        self.register_buffer("offsets", torch.tensor(offsets, dtype=torch.float64).reshape(-1, 7))
+        axes = [joint.axis for joint in chain.joints]
+        self.register_buffer("axes", torch.tensor(axes, dtype=torch.float64).reshape(-1, 3))
         low, high, fast = self._limits()
         for name, values in {"lower": low, "upper": high, "velocity": fast}.items():
             self.register_buffer(name, torch.tensor(values, dtype=torch.float64))
@@ -166,9 +170,10 @@ class Robot(nn.Module):
             beyond = (values < low - slack) | (values > high + slack)
             if beyond.any():
                 step, joint = beyond.nonzero()[0].tolist()
+                value, least, most = (float(each) for each in (values[step, joint], low[joint], high[joint]))
                 raise DataError(
-                    f"joint {self.joints[joint]!r} has the {kind} {float(values[step, joint]):.4g} in step {step}, "
-                    f"beyond its limits {float(low[joint]):.4g} .. {float(high[joint]):.4g}; slow down or move it"
+                    f"joint {self.joints[joint]!r} has the {kind} {value:.4g} in step {step}, beyond its limits "
+                    f"{least:.4g} .. {most:.4g}; slow down, or move the target"
                 )
 
     def reach(self, pose: Tensor, link: str, start: Tensor | None = None, tolerance: float = 1e-6) -> Tensor:
@@ -196,22 +201,24 @@ class Robot(nn.Module):
         high = np.maximum(high, low + 1e-9)
 
         def miss(values):
-            found = self(values, [link])[0]
-            away = logarithm(quaternion_product(found[3:], turn * turn.new_tensor([1, -1, -1, -1])))
-            return torch.cat([found[:3] - pose[:3], away])
+            found = self(values, [link])[..., 0, :]
+            back = (turn * turn.new_tensor([1, -1, -1, -1])).expand_as(found[..., 3:])
+            away = logarithm(quaternion_product(found[..., 3:], back))
+            return torch.cat([found[..., :3] - pose[:3], away], -1)
 
         def numbers(values):
             return miss(torch.from_numpy(values)).numpy()
 
         def slopes(values):
-            return torch.autograd.functional.jacobian(miss, torch.from_numpy(values)).numpy()
+            rows = torch.from_numpy(values).expand(6, -1).clone().requires_grad_()  # one for each number of the miss
+            return torch.autograd.grad(miss(rows).diagonal().sum(), rows)[0].numpy()
 
         random = np.random.Generator(np.random.PCG64(0))
         begin = (low + high) / 2 if start is None else torch.as_tensor(start, dtype=torch.float64).numpy()
         best, least = None, math.inf
-        for _ in range(12):
+        for _ in range(TRIES):
             result = least_squares(
-                numbers, np.clip(begin, low, high), slopes, bounds=(low, high), xtol=1e-15, ftol=1e-15
+                numbers, np.clip(begin, low, high), slopes, bounds=(low, high), xtol=1e-12, ftol=1e-15, max_nfev=60
             )
             if np.abs(result.fun).max() < least:
                 best, least = result, float(np.abs(result.fun).max())

@@ -22,6 +22,7 @@ SMALL = {
     "chopsticks": {"particles": 300, "resolution": 16},
     "table": {"particles": 300, "resolution": 16},
     "assembly": {"particles": 300, "resolution": 16},
+    "move_arm": {"particles": 200, "resolution": 16},
     "dam_break": {"per_width": 6, "time": 0.02, "frames": 3},
     "sand_column": {"per_width": 6, "time": 0.03, "frames": 3},
     "honey": {"per_width": 6, "time": 0.03, "frames": 3},
