@@ -28,7 +28,7 @@ _SOURCES = {
     "optimize": "diffsim.optimize",
     "resume_run": "diffsim.optimize",
 }
-_MODULES = ("errors", "materials", "models", "geometry", "objectives", "testing", "trajectory", "render")
+_MODULES = ("errors", "materials", "models", "geometry", "objectives", "testing", "trajectory", "render", "solvers")
 
 __all__ = [*_SOURCES, *_MODULES]
 
