@@ -108,8 +108,7 @@ class OperatorLaw:
         self.learn = any(p.requires_grad for p in self.parameters)
 
     def forward(self, columns, index, keep):
-        F = columns.F.clone(memory_format=torch.contiguous_format) if index is None else columns.F[index]
-        result, kept = self.operator.forward(F)
+        result, kept = self.operator.forward(take(columns.F, index))
         return (result,), kept if keep else None
 
     def adjoint(self, grads, kept):
@@ -129,9 +128,12 @@ class Columns:
 
     def of(self, index):
         """Contiguous F, q, C of some particles."""
-        if index is None:  # copies, though a single particle's would be contiguous: the views are overwritten
-            return tuple(part.clone(memory_format=torch.contiguous_format) for part in (self.F, self.q, self.C))
-        return self.F[index], self.q[index], self.C[index]
+        return tuple(take(part, index) for part in (self.F, self.q, self.C))
+
+
+def take(column, index):
+    """Some particles' values of a view: a copy, even where a view would do, since what it shows is overwritten."""
+    return column.clone(memory_format=torch.contiguous_format) if index is None else column[index]
 
 
 def put(column, index, values):
@@ -265,16 +267,17 @@ def retreat(grads, grad_frames, grad_wrench, segments, work, laws):
                 if kept is None:
                     continue
                 law, results = laws.update[material], kept[0]
-                grads = later.of(index)[:2]
-                columns = results[1].shape[1] if len(results) > 1 else 0  # of q, which the map may change
-                (on_F, on_q, on_C), found = law.adjoint(
-                    (grads[0], grads[1][:, :columns].contiguous())[: len(results)], kept[1]
-                )
+                grad_F, columns = take(later.F, index), results[1].shape[1] if len(results) > 1 else 0
+                on_results = (grad_F,)
+                if len(results) > 1:  # q, of which the map may change the first columns
+                    grad_q = take(later.q, index)
+                    on_results = (grad_F, grad_q[:, :columns].clone())  # a map may hand it back as it is
+                (on_F, on_q, on_C), found = law.adjoint(on_results, kept[1])
                 add(law, found)
-                put(later.F, index, torch.zeros_like(grads[0]) if on_F is None else on_F)
+                put(later.F, index, torch.zeros_like(grad_F) if on_F is None else on_F)
                 if columns:
-                    grads[1][:, :columns] = 0.0
-                    put(later.q, index, grads[1] if on_q is None else grads[1] + on_q)
+                    grad_q[:, :columns] = 0.0
+                    put(later.q, index, grad_q if on_q is None else grad_q + on_q)
                 if on_C is not None:
                     accumulate(later.C, index, on_C)
             for (_number, index), (value, _) in zip(segment.members, kept_stress, strict=True):

@@ -155,3 +155,22 @@ def test_angular_momentum_of_free_flight_is_kept_by_the_isotropic_law_alone():
         changes[law] = abs(momentum(after) - momentum(state)) / energy**0.5
     assert changes["hyperelastic"] < 1e-10
     assert changes["neural"] > 1e-4
+
+
+class Passing(torch.nn.Module):
+    """A map of torch that hands back what it is given."""
+
+    def initial(self, n, d):
+        return torch.ones(n, 2, dtype=context.dtype)
+
+    def update(self, F_trial, q, L, dt):
+        return F_trial, q
+
+
+def test_internal_variables_that_a_map_hands_back_keep_their_gradient():
+    simulation = model([ds.Material(M.NeoHookean(1e3, 0.3), Passing(), density=10.0)], 2, substeps=3)
+    state = block(simulation, 5)
+    q = torch.ones_like(state.q).requires_grad_()
+    factor = torch.randn(q.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(q.dtype)
+    (grad,) = torch.autograd.grad((simulation(state._replace(q=q)).q * factor).sum(), q)
+    assert torch.equal(grad, factor)
