@@ -92,14 +92,14 @@ def _slope(remainders: list[float], base: float) -> float:
     return math.log(remainders[0] / remainders[1]) / math.log(SIZES[0] / SIZES[1])
 
 
-def _evaluate(scene: Scene, steps: int):
+def _evaluate(scene: Scene, steps: int, memory: str = "2GiB"):
     """Objective of a short rollout, and the branches that its substeps took, if the model records them."""
     records = hasattr(scene.model, "trace")
     trace = []
     if records:
         scene.model.trace = trace
     try:
-        return scene.loss(scene.rollout(steps=steps)), trace
+        return scene.loss(scene.rollout(steps=steps, memory=memory)), trace
     finally:
         if records:
             scene.model.trace = None
@@ -141,9 +141,24 @@ def show_gradients(scene: Scene, steps: int | None, tolerance: float, memory: st
     return good
 
 
-def show_horizon(scene: Scene, steps: int | None, memory: str, as_json: bool) -> None:
-    """Print loss and gradient norm for 1, 2, 4, ... steps: a norm that grows without bound says that the motion is
-    chaotic, and that a shorter horizon (--steps) serves the optimizer better.
+@dataclass(frozen=True)
+class Reach:
+    """Loss and gradient of a rollout of so many steps.
+
+    difference: relative difference of the derivative along one direction from central differences, the nearest of
+    several sizes; None where the gradient is 0. switches: perturbed runs that took another branch; they are compared
+    all the same, since what an optimizer meets when it takes a step is this side and the other.
+    """
+
+    steps: int
+    loss: float
+    gradient_norm: float
+    difference: float | None
+    switches: int
+
+
+def measure_horizon(scene: Scene, steps: int | None = None, memory: str = "2GiB", seed: int = 0) -> list[Reach]:
+    """Gradient against the number of control steps, for 1, 2, 4, ... steps.
 
     Raises:
         SceneError: the scene has no objective or no variables.
@@ -154,15 +169,72 @@ def show_horizon(scene: Scene, steps: int | None, memory: str, as_json: bool) ->
     last = scene.steps if steps is None else steps
     rows = []
     for count in sorted({min(2**k, last) for k in range(last.bit_length() + 1)}):
-        loss = scene.loss(scene.rollout(steps=count, memory=memory))
-        gradients = torch.autograd.grad(loss, parameters, allow_unused=True) if loss.requires_grad else ()
-        norm = math.sqrt(sum(float(g.double().square().sum()) for g in gradients if g is not None))
-        rows.append({"steps": count, "loss": float(loss.detach()), "gradient_norm": norm})
+        base, branches = _evaluate(scene, count, memory)
+        gradients = torch.autograd.grad(base, parameters, allow_unused=True) if base.requires_grad else ()
+        gradients = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, gradients, strict=False)]
+        norm = math.sqrt(sum(float(g.double().square().sum()) for g in gradients))
+        difference, switches = None, 0
+        if norm > 0:
+            difference, switches = _agreement(scene, count, memory, parameters, gradients, norm, branches, seed)
+        rows.append(Reach(count, float(base.detach()), norm, difference, switches))
+    return rows
+
+
+@torch.no_grad()
+def _agreement(scene, steps, memory, parameters, gradients, norm, branches, seed) -> tuple[float, int]:
+    """Smallest relative difference along the gradient and a random direction together, and switches of branch."""
+    generator = torch.Generator().manual_seed(seed)
+    starts = [value.clone() for value in parameters]
+    noise = [torch.randn(value.shape, generator=generator, dtype=torch.float64).to(value) for value in parameters]
+    length = math.sqrt(sum(float(part.double().square().sum()) for part in noise))
+    largest = max(1.0, max(float(value.abs().max()) for value in starts))
+    directions = [largest * (g / norm + n / length) / 2 for g, n in zip(gradients, noise, strict=True)]
+    best, switches = math.inf, 0
+    for size in SIZES:
+        sides, predicted = [], []
+        for sign in (1, -1):
+            for value, start, direction in zip(parameters, starts, directions, strict=True):
+                value.copy_(start + sign * size * direction)
+            moves = [value.double() - start.double() for value, start in zip(parameters, starts, strict=True)]
+            predicted.append(sum(float((g.double() * m).sum()) for g, m in zip(gradients, moves, strict=True)))
+            value, taken = _evaluate(scene, steps, memory)
+            sides.append(float(value))
+            switches += taken != branches
+        expected = predicted[0] - predicted[1]
+        if expected:
+            best = min(best, abs(sides[0] - sides[1] - expected) / abs(expected))
+    for value, start in zip(parameters, starts, strict=True):
+        value.copy_(start)
+    return best, switches
+
+
+def show_horizon(scene: Scene, steps: int | None, memory: str, seed: int, plot, as_json: bool) -> None:
+    """Print ``measure_horizon`` and draw it: a norm that grows without bound, or a difference that does, says that the
+    motion is chaotic, and that a shorter horizon (--steps), a truncated one or a population serves better.
+
+    Args:
+        plot: the PNG file; NAME-horizon.png when None.
+    """
+    from diffsim.plots import plot_horizon
+
+    rows = [asdict(row) for row in measure_horizon(scene, steps, memory, seed)]
+    picture = plot_horizon(rows, plot or f"{scene.name}-horizon.png")
     if as_json:
-        print(json.dumps(rows))
+        print(json.dumps([_finite(row) for row in rows]))
         return
-    cells = [(str(row["steps"]), f"{row['loss']:.6g}", f"{row['gradient_norm']:.4e}") for row in rows]
-    _table(f"{scene.name}: gradient against the number of control steps", ("steps", "loss", "gradient norm"), cells)
+    cells = [
+        (
+            str(row["steps"]),
+            f"{row['loss']:.6g}",
+            f"{row['gradient_norm']:.4e}",
+            "-" if row["difference"] is None else _number(row["difference"], ".1e"),
+            str(row["switches"]),
+        )
+        for row in rows
+    ]
+    columns = ("steps", "loss", "gradient norm", "relative difference", "switches")
+    _table(f"{scene.name}: gradient against the number of control steps", columns, cells)
+    print(picture)
 
 
 def _finite(row: dict) -> dict:

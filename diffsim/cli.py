@@ -230,8 +230,9 @@ def check_gradients(
     steps: Annotated[int | None, typer.Option(help="Control steps; 3 or fewer by default.", min=1)] = None,
     tolerance: Annotated[float, typer.Option(help="Largest relative difference that passes.")] = 1e-6,
     horizon: Annotated[
-        bool, typer.Option("--horizon", help="Print the gradient norm against the number of steps instead.")
+        bool, typer.Option("--horizon", help="Show gradient norm and agreement against the number of steps instead.")
     ] = False,
+    plot: Annotated[Path | None, typer.Option(help="PNG file of --horizon; SCENE-horizon.png by default.")] = None,
     memory: Memory = "2GiB",
     device: Device = "cpu",
     precision: Precision = "f64",
@@ -246,7 +247,7 @@ def check_gradients(
     commands.start(device, precision, threads)
     built = commands.build(scene, options, seed)
     if horizon:
-        checks.show_horizon(built, steps, memory, json)
+        checks.show_horizon(built, steps, memory, seed or 0, plot, json)
     elif not checks.show_gradients(built, steps, tolerance, memory, seed or 0, json):
         raise typer.Exit(1)
 

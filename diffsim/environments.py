@@ -32,9 +32,9 @@ class DiffEnv(gymnasium.Env):
 
     The action is a row of the scene's action table, flat: the variable that has a row per control step, within its
     bounds. The observation holds position and velocity of every so many-th particle, about 200, and the poses of the
-    tools. The reward of step t is J_t-1 - J_t, with J_t the scene's loss of the frames so far and J_0 = 0; an episode
-    is truncated after the scene's steps, and its last ``info`` has the scene's metrics. A simulation that fails ends the
-    episode with the reward -1000 and the reason as ``info["failed"]``.
+    tools. The reward of step t is J_t-1 - J_t, with J_t the scene's loss of the frames so far and J_0 = 0. An episode
+    is truncated after the scene's steps, and its last ``info`` has the scene's metrics. A simulation that fails ends
+    the episode with the reward -1000 and the reason as ``info["failed"]``.
 
     Args:
         scene: a ``Scene``, or what ``diffsim.load`` takes.
@@ -211,8 +211,8 @@ def _action_table(scene: Scene) -> tuple[str, torch.nn.Parameter]:
     ]
     if len(tables) != 1 or scene.policy is not None:
         raise SceneError(
-            f"scene {scene.name!r} has {len(tables)} variables with bounds and a row for each of {scene.steps} steps; "
-            "an environment needs one, its actions"
+            f"scene {scene.name!r} has {len(tables)} variables with bounds and a row for each of its {scene.steps} "
+            "steps; an environment needs one, its actions"
         )
     return tables[0], scene.variables[tables[0]]
 

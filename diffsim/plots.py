@@ -79,6 +79,30 @@ def plot_loss(rows, path):
     return _save(figure, path)
 
 
+def plot_horizon(rows, path):
+    """Gradient norm, and its relative difference from finite differences, against the number of control steps.
+
+    Args:
+        rows: dicts with `steps`, `gradient_norm` and `difference`, which may be None.
+        path: the PNG file.
+    """
+    steps = _column(rows, "steps")
+    panels = [
+        ("gradient norm", _column(rows, "gradient_norm"), ORANGE),
+        ("relative difference", _column(rows, "difference"), BLUE),
+    ]
+    figure, axes = _figure(2, height=2.3)
+    for ax, (label, values, color) in zip(axes, panels, strict=True):
+        values = np.where(values > 0, values, np.nan)  # what a logarithmic axis can show
+        ax.plot(steps, values, color=color, marker="o", markersize=3, linewidth=1.5)
+        ax.set_ylabel(label)
+        if np.isfinite(values).any():
+            ax.set_yscale("log")
+    axes[-1].set_xlabel("control steps")
+    axes[-1].set_xscale("log", base=2)
+    return _save(figure, path)
+
+
 def plot_curves(x, curves, path, *, xlabel="", ylabel="", log=False, title=""):
     """Curves over a common axis.
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from diffsim.checks import check_variables
+from diffsim.checks import check_variables, measure_horizon
 from diffsim.kernels.arrays import context
 from diffsim.scripts import load
 
@@ -93,3 +93,34 @@ def test_runs_on_another_branch_are_counted_and_left_out():
     scene.model.forward = traced
     (row,) = check_variables(scene, 3)
     assert row.switches > 0 and row.difference < 1e-6 and not math.isinf(row.difference)
+
+
+@needs_f64
+def test_the_horizon_shows_the_gradient_and_its_agreement_for_every_number_of_steps():
+    scene = load(PROJECTILE)
+    before = scene.variables["push"].detach().clone()
+    rows = measure_horizon(scene)
+    assert [row.steps for row in rows] == [1, 2, 4, 8, 10]
+    assert all(row.difference < 1e-7 and row.gradient_norm > 0 for row in rows)
+    assert torch.equal(scene.variables["push"], before)
+    wrong = measure_horizon(with_objective(lambda loss, path: Wrong.apply(loss)), 4)
+    assert all(row.difference == pytest.approx(1e-3, rel=1e-2) for row in wrong)
+    assert measure_horizon(with_objective(lambda loss, path: 0 * loss), 2)[0].difference is None
+
+
+@needs_f64
+def test_the_horizon_shows_where_chaos_makes_gradients_useless():
+    """x <- 4x(1 - x) doubles a difference in the mean of every step, so its gradient grows until nothing agrees."""
+    scene = load(PROJECTILE, steps=64)
+
+    def chaotic(path):
+        value = 0.3 + 0.01 * torch.tanh(scene.variables["push"][0, 0, 0]) + 0 * path.x.sum()
+        for _ in range(len(path) - 1):
+            value = 4 * value * (1 - value)
+        return value
+
+    scene.objective = chaotic
+    rows = measure_horizon(scene)
+    assert rows[2].difference < 1e-6
+    assert rows[-1].gradient_norm > 1e6 * rows[0].gradient_norm
+    assert rows[-1].difference > 0.5

@@ -38,8 +38,10 @@ def test_names_are_those_of_the_scenes():
     assert name_of("triple_move") == "diffsim/TripleMove-v0"
     with pytest.raises(SceneError, match="has 0 variables with bounds and a row for each"):
         gymnasium.make(name_of("throw_to_target"), dim=2, particles=100, resolution=24)
+    scene = load(PROJECTILE)
+    scene.objective = None
     with pytest.raises(SceneError, match="has no objective"):
-        gymnasium.make(name_of("jelly_drop"), dim=2, particles=100, resolution=16)
+        DiffEnv(scene)
 
 
 def test_the_rewards_add_up_to_the_objective_and_the_last_info_has_the_metrics():

@@ -21,7 +21,7 @@ def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("arm") / "run"
     options = [word for name, value in SMALL.items() for word in ("--set", f"{name}={value}")]
     engine = ["--precision", context.precision, "--device", context.device]
-    settings = ["--iterations", "8", "--lr", "0.2", "--no-render", "--out", str(folder), *engine]
+    settings = ["--iterations", "8", "--lr", "0.02", "--no-render", "--out", str(folder), *engine]
     assert main(["optimize", "move_arm", *options, *settings]) == 0
     records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return folder, records
