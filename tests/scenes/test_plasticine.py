@@ -1,5 +1,7 @@
 """PlasticineLab's tasks: targets, scores, gradients, and what they refuse."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -15,6 +17,7 @@ from diffsim.scenes.tool_actions import Translations
 
 TASKS = ["move", "triple_move", "torus", "rope", "writer", "pinch", "rolling_pin", "chopsticks", "table", "assembly"]
 COARSE = {"resolution": 16, "particles": 300}
+RECORDED = Path(__file__).parents[2] / ".." / "shared" / "data" / "motion" / "plasticine_target_densities.npz"
 f64_only = pytest.mark.skipif(context.dtype != torch.float64, reason="central differences need f64")
 
 
@@ -106,6 +109,27 @@ def test_a_recorded_target_is_taken_by_a_task(tmp_path):
     x = particles_and_masses(tmp_path / "targets.npz")
     scene = ds.load("torus", **COARSE, target_file=str(tmp_path / "targets.npz"))
     assert (scene.ghost.mean(0) - x.mean(0)).abs().max() < 0.02
+    assert scene.measure([scene.start()[0]])["score"] == 0
+
+
+@pytest.mark.skipif(not RECORDED.is_file(), reason="the data folder ../shared/data is not on this machine")
+@pytest.mark.parametrize(
+    "name, center",
+    [
+        ("rope", (0.3930, 0.0302, 0.4988)),
+        ("table", (0.5042, 0.1138, 0.4955)),
+        ("writer", (0.5011, 0.0514, 0.4992)),
+        ("chopsticks", (0.5987, 0.1013, 0.6203)),
+    ],
+)
+def test_the_benchmark_s_own_targets_keep_mass_and_center_on_half_the_cells_and_can_be_scored(name, center):
+    target = plasticine.recorded(str(RECORDED), f"{name}3d_v1", 32)
+    nodes = torch.cartesian_prod(*[torch.arange(n) for n in target.mass.shape]) * target.grid.dx
+    nodes = nodes + torch.tensor(target.grid.origin)
+    mass = target.mass.reshape(-1, 1)
+    assert mass.sum().item() == pytest.approx(plasticine.MASS, rel=1e-5)
+    assert ((nodes * mass).sum(0) / mass.sum()).tolist() == pytest.approx(center, abs=1e-4)
+    scene = ds.load(name, resolution=32, particles=1500, target_file=str(RECORDED))
     assert scene.measure([scene.start()[0]])["score"] == 0
 
 
