@@ -1,4 +1,4 @@
-"""St. Venant-Kirchhoff elasticity: linear in Green's strain."""
+"""St. Venant-Kirchhoff elasticity: linear in Green's strain. F may have three rows and two columns (a membrane)."""
 
 from diffsim.kernels.lang import ti
 from diffsim.kernels.svd import inner
@@ -7,9 +7,12 @@ from diffsim.materials.law import Isotropic
 
 @ti.func
 def green(F):
-    """E = (F^T F - I)/2, from H = F - I: nothing cancels at small strain."""
-    H = F - ti.Matrix.identity(float, F.n)
-    return 0.5 * (H + H.transpose() + H.transpose() @ H)
+    """E = (F^T F - I)/2; for a square F from H = F - I, so that nothing cancels at small strain."""
+    E = 0.5 * (F.transpose() @ F - ti.Matrix.identity(float, F.m))
+    if ti.static(F.n == F.m):
+        H = F - ti.Matrix.identity(float, F.n)
+        E = 0.5 * (H + H.transpose() + H.transpose() @ H)
+    return E
 
 
 @ti.func
@@ -60,7 +63,7 @@ class Functions:
         trace = E.trace() + green_of_stretch(e)
         T = F.transpose() @ grad_P  # <grad_P, F dS> = <T, dS>
         T_trace = T.trace()
-        grad_E = theta[0] * (T + T.transpose()) + theta[1] * T_trace * ti.Matrix.identity(float, F.n)
+        grad_E = theta[0] * (T + T.transpose()) + theta[1] * T_trace * ti.Matrix.identity(float, F.m)
         grad_F = grad_P @ Functions.second(E, trace, theta) + F @ grad_E
         grad_theta = ti.Vector([2 * inner(T, E), trace * T_trace])
         return grad_F, theta[1] * T_trace * e, ti.Matrix.zero(float, F.n, F.n), grad_theta
