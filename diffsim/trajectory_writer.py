@@ -31,9 +31,8 @@ UNITS = {
     "volume": "m^3",
     "material": "index",
     "time": "s",
-    "a": "m/s^2",
-    "past": "m, m/s",
 }
+NODAL_UNITS = {"a": "m/s^2", "past": "m, m/s"}
 FIELD_UNITS = {"stress": "Pa", "energy": "J/m^3", "plastic_strain": "1"}
 MOVING = ("x", "v", "C", "F", "q", "pose", "wrench")
 OBSERVED = ("x", "v", "pose", "wrench")  # what a file without full states holds per frame
@@ -142,7 +141,7 @@ class TrajectoryWriter:
     def _start(self, state, rows) -> None:
         dim = rows["x"].shape[1]
         self._file.attrs["dim"] = dim
-        units = UNITS | {"volume": f"m^{dim}"}
+        units = UNITS | NODAL_UNITS | {"volume": f"m^{dim}"}
         for name in CONSTANT if "past" not in rows else ("X",):
             self._file.create_dataset(name, data=_array(getattr(state, name))).attrs["units"] = units[name]
         for name, row in rows.items():

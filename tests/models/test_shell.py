@@ -16,6 +16,7 @@ from diffsim.kernels.arrays import context
 from diffsim.kernels.elements import Topology
 from diffsim.solvers.assembly import Pattern
 from diffsim.testing import gradcheck
+from diffsim.video import render_trajectory
 
 if context.dtype != torch.float64 or context.device != "cpu":
     pytest.skip("shells are in f64 on the CPU", allow_module_level=True)
@@ -248,3 +249,15 @@ def test_options_that_do_not_fit_are_refused():
         values = {"E": 1e6, "nu": 0.3, "thickness": 1e-3, "density": 100.0} | {name: value}
         with pytest.raises(SceneError, match=name):
             ds.models.Shell((V, F), dt=0.1, **values)
+
+
+def test_a_run_is_written_read_and_drawn(tmp_path):
+    model = shell((2, 2))
+    with torch.no_grad():
+        path = ds.rollout(model, model.initial_state(), steps=2)
+    ds.trajectory.write_trajectory(tmp_path / "t.h5", path)
+    found = ds.trajectory.read_trajectory(tmp_path / "t.h5")
+    assert torch.equal(found.x, path.x) and torch.equal(found.X, model.X) and torch.equal(found.a[1], path[1].a)
+    assert found[1].volume is None and found.units["a"] == "m/s^2"
+    folder = render_trajectory(found, model=model, out=None, png_frames=tmp_path / "frames", size=(64, 48))
+    assert len(list(folder.glob("*.png"))) == 3
