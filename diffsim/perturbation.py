@@ -252,7 +252,9 @@ class Probe:
             value = self.at(direction, h)
             return None if value is None else abs(value - self.problem.base - h * derivative)
 
-        floor = max(remainder(k * 1e-9 * self.scale) or 0.0 for k in (1, 2, 3)) + 1e-17
+        # three remainders may all happen to be small: a few units in the last place of J is the least that it has
+        rounding = 4 * torch.finfo(self.gradient.dtype).eps * abs(self.problem.base)
+        floor = max(rounding, *(remainder(k * 1e-9 * self.scale) or 0.0 for k in (1, 2, 3))) + 1e-17
         points, blocked = [], False
         for step in TAYLOR_STEPS:
             value = remainder(step * self.scale)
