@@ -135,6 +135,7 @@ def optimize(
                 callback(record)
 
         more = {"seed": seed, "truncate": truncate, "workers": workers, "cluster": cluster, "report": report}
+        scene.forget_multipliers()
         problem = Problem(scene, folder, memory=memory, steps=steps, patience=patience, **more)
         try:
             reason = chosen.run(problem, settings["iterations"])

@@ -108,7 +108,7 @@ class Scene:
             if not (value.is_leaf and value.requires_grad):
                 raise SceneError(f"scene {self.name!r}: variable {name!r} is not trainable; make it an nn.Parameter")
         self.constraint_values = {}
-        self._lagrangian = None
+        self._lagrangian = self.loaded = None
         for name, pair in self.bounds.items():
             if name not in parameters:
                 raise SceneError(f"scene {self.name!r}: bounds of {name!r}, which is no variable of the scene")
@@ -210,6 +210,19 @@ class Scene:
         self.constraint_values = {name: g.detach() for name, g in values.items()}
         return value + self.lagrangian.term(values)
 
+    def parts(self) -> dict:
+        """What another process that loads this scene builds anew; ``loaded`` has what ``load`` returned."""
+        names = ("model", "setup", "objective", "metrics", "policy", "steps")
+        return {name: getattr(self, name) for name in names} | {"constraints": dict(self.constraints)}
+
+    def changed_since_load(self) -> list[str]:
+        """Names of the parts that were replaced after ``load``."""
+        now = self.parts()
+        same = {
+            name: now[name] is self.loaded[name] or now[name] == self.loaded[name] for name in ("steps", "constraints")
+        }
+        return [name for name, old in self.loaded.items() if not same.get(name, now[name] is old)]
+
     @property
     def lagrangian(self):
         """Multipliers and penalty of the constraints, which ``loss`` contains."""
@@ -218,6 +231,10 @@ class Scene:
         if self._lagrangian is None:
             self._lagrangian = AugmentedLagrangian()
         return self._lagrangian
+
+    def forget_multipliers(self) -> None:
+        """Start the constraints with multipliers of zero: every optimization does, unless it resumes."""
+        self._lagrangian = None
 
     def _constrain(self, path: Trajectory) -> dict[str, Tensor]:
         """Values of the constraints by name."""

@@ -31,6 +31,19 @@ class Context:
 context = Context()
 
 
+def unchanged(tensors, versions):
+    """Raise RuntimeError where one of the tensors was changed in place since its ``_version`` was taken.
+
+    For tensors that an operator keeps outside of torch's saved ones, whose versions torch checks itself.
+    """
+    for number, (tensor, version) in enumerate(zip(tensors, versions, strict=True)):
+        if tensor._version != version:
+            raise RuntimeError(
+                f"weight {number} of shape {tuple(tensor.shape)} was changed in place between forward and backward: "
+                "call backward before the optimizer's step"
+            )
+
+
 FEW = 4096  # particles for which waking other threads costs more than they save, by measurement of the learned laws
 
 

@@ -15,7 +15,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from diffsim.kernels import energy_network
-from diffsim.kernels.arrays import alone, launch
+from diffsim.kernels.arrays import alone, launch, unchanged
 from diffsim.kernels.control_step import one_torch_thread
 from diffsim.kernels.strain_invariants import invariants_forward, stress_adjoint, stress_forward
 
@@ -41,6 +41,7 @@ class Operator:
 
     def __init__(self, polyconvex, scale, log_a, log_b, *weights):
         self.polyconvex, self.weights = polyconvex, [weight.detach() for weight in weights]
+        self.versions = [weight._version for weight in self.weights]
         self.like = (scale, log_a, log_b)
         self.scale, self.a, self.b = scale.item(), math.exp(log_a.item()), math.exp(log_b.item())
 
@@ -63,6 +64,7 @@ class Operator:
 
     def adjoint(self, grad_P, kept, learn):
         """Gradients of F, scale, log a, log b and the weights; None for the rest unless ``learn``."""
+        unchanged(self.weights, self.versions)
         F, dz, ddz, s, volume, g, *kept = kept
         on_g, grad_F, more = torch.empty_like(g), torch.empty_like(F), torch.empty_like(F)
         launch(stress_adjoint, grad_P, g, F, on_g, grad_F, alone(F))

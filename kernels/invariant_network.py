@@ -10,6 +10,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from diffsim.kernels import network_inputs, perceptron
+from diffsim.kernels.arrays import unchanged
 from diffsim.kernels.control_step import one_torch_thread
 
 
@@ -19,6 +20,7 @@ class Operator:
     def __init__(self, base, scale, W1, W2, W3):
         self.base, self.scale, self.weights = base, scale, [W.detach() for W in (W1, W2, W3)]
         self.number = scale.item()
+        self.versions = [weight._version for weight in self.weights]
 
     def forward(self, F):
         """Y (n, d, d), and what the adjoint needs."""
@@ -29,6 +31,7 @@ class Operator:
 
     def adjoint(self, grad_Y, kept, learn):
         """Gradients of F, of the scale and of the three weights; None for the last four unless ``learn``."""
+        unchanged(self.weights, self.versions)
         F, factors, X, *layers = kept
         grad_X, grad_F = network_inputs.grad_head(grad_Y, X, factors, self.base)
         grad_scale = None

@@ -14,7 +14,7 @@ import torch
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import softplus
 
-from diffsim.kernels.arrays import alone, launch
+from diffsim.kernels.arrays import alone, launch, unchanged
 from diffsim.kernels.control_step import one_torch_thread
 from diffsim.kernels.log_strain import invariants_adjoint, invariants_forward, return_adjoint, return_forward
 from diffsim.kernels.network_inputs import factors_like
@@ -29,6 +29,7 @@ class Operator:
         self.rates = [step * math.exp(-value.item()) for value in (log_t_v, log_t_s)]
         self.c_v, self.c_s = (-math.expm1(-rate) for rate in self.rates)
         self.weights = [weight.detach() for weight in (W1, b1, W2, b2, w, b3)]
+        self.versions = [weight._version for weight in self.weights]
 
     def change(self, k):
         """(kappa, shift), (n, 2), of k = (tr, m^2), (n, 2), and what its adjoint needs."""
@@ -86,6 +87,7 @@ class Operator:
 
     def adjoint(self, grad_F_new, kept, learn):
         """Gradients of F and of the parameters, in the order of the constructor; None for them unless ``learn``."""
+        unchanged(self.weights, self.versions)
         factors, change, *kept = kept
         grad_F, more, on_change = torch.empty_like(grad_F_new), torch.empty_like(grad_F_new), torch.empty_like(change)
         launch(return_adjoint, grad_F_new, factors, change, grad_F, on_change, alone(grad_F))

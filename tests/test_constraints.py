@@ -196,3 +196,17 @@ def test_what_makes_no_sense_is_refused():
 
 def test_no_violation_of_nothing():
     assert constraints.violation({}) == 0 and math.isfinite(constraints.violation({"g": -torch.ones(2)}))
+
+
+def test_multipliers_are_forgotten_by_the_next_optimization():
+    scene = load(PROJECTILE, ceiling=1.5)
+    start = {name: value.detach().clone() for name, value in scene.parameters().items()}
+    fresh = optimize(scene, method="adam", iterations=1).history[0]["loss"]
+    with torch.no_grad():
+        for name, value in scene.parameters().items():
+            value.copy_(start[name])
+    scene.lagrangian.multipliers = {"ceiling": torch.full_like(scene.constraint_values["ceiling"], 100.0)}  # of a run
+    with torch.no_grad():
+        for name, value in scene.parameters().items():
+            value.copy_(start[name])
+    assert optimize(scene, method="adam", iterations=1).history[0]["loss"] == fresh

@@ -220,7 +220,7 @@ class Trainer:
         """Loss and gradient of one segment, and the state at its end."""
         if not (self.settings.positions_only or not self.motion.full):
             carried = None
-        state = begin(self.motion, start, self.blank, carried)
+        state = begin(self.motion, start, self.blank, carried, self.settings.positions_only)
         steps = (end - start) * self.stride
         whole = steps <= self.piece
         loss, done = 0.0, 0

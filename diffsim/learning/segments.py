@@ -30,7 +30,7 @@ class Segments:
         return [-(-k * steps // count) for k in range(count + 1)]
 
 
-def begin(motion, frame: int, blank, carried=None):
+def begin(motion, frame: int, blank, carried=None, positions_only: bool = False):
     """The state at a frame: as recorded, or from positions only.
 
     From positions only, v is (x_k - x_{k-1})/interval, which is what symplectic Euler has moved the particles with when
@@ -40,11 +40,12 @@ def begin(motion, frame: int, blank, carried=None):
     Args:
         blank: a state of the model at rest, for what the motion does not tell.
         carried: the model's state at this frame, or None.
+        positions_only: take nothing else from the motion, whatever it holds.
     """
     like = blank.x
     x = motion.x[frame].to(like)
     time = blank.time + motion.times[frame] - motion.times[0]
-    if motion.full and carried is None:
+    if motion.full and carried is None and not positions_only:
         state = {name: getattr(motion, name)[frame].to(like) for name in ("v", "C", "F")}
         q = motion.q[frame].to(like) if motion.q is not None and motion.q.shape[-1] == blank.q.shape[1] else blank.q
         return blank._replace(x=x, time=time, q=q, **state)

@@ -68,7 +68,8 @@ class Contact(nn.Module):
     Args:
         distance: d^ [m], below which surfaces repel; less than half of the shortest edge of a sheet.
         stiffness: kappa [Pa], the scale of the contact pressure; about a tenth of Young's modulus of a solid, or so
-            that sheets rest at a part of the distance.
+            that sheets rest at a part of the distance. Pairs are weighed by the areas of both surfaces, so a coarse
+            obstacle pushes harder: give obstacles edges of at most about twice the body's.
         friction: mu, of all pairs.
         slip_speed: [m/s] below which friction is smoothed; a stuck body creeps at less.
         obstacles: ``Obstacle``, or meshes at rest.
@@ -82,13 +83,22 @@ class Contact(nn.Module):
             raise SceneError(f"Contact: distance={distance!r}, slip_speed={slip_speed!r}; give positive numbers")
         hold(self, "stiffness", stiffness, POSITIVE, " Pa")
         hold(self, "friction", friction, NOT_NEGATIVE)
+        for name in ("stiffness", "friction"):
+            if getattr(self, name).ndim:
+                raise SceneError(f"Contact: {name} has shape {tuple(getattr(self, name).shape)}; give one number")
         self.distance, self.slip_speed, self.itself = float(distance), float(slip_speed), bool(itself)
         self.obstacles = [o if isinstance(o, Obstacle) else Obstacle(o) for o in obstacles]
         ipctk.set_num_threads(1)  # sums differ from run to run with more
-        self._mesh = self._memo = self._lag = None
+        self._mesh = self._memo = self._lag = self.count = None
 
     def bind(self, faces: np.ndarray, count: int, dim: int, dt: float) -> "Contact":
-        """Tie the term to the surface of a body: faces (f, d) of its nodes, d = 3 triangles, d = 2 edges."""
+        """Tie the term to the surface of a body: faces (f, d) of its nodes, d = 3 triangles, d = 2 edges.
+
+        Raises:
+            SceneError: it is tied to a body already.
+        """
+        if self.count is not None:
+            raise SceneError("Contact: it belongs to another model already; make one for each model")
         self.nodes, local = np.unique(faces, return_inverse=True)
         local, parts, first = local.reshape(faces.shape), [], len(self.nodes)
         parts.append(local)

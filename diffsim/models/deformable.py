@@ -119,8 +119,6 @@ class Deformable(nn.Module):
             self.register_buffer("gravity", gravity)
         self.support = Support(prescribed, count, self.dim)
         self.free = (~self.support.held).reshape(-1).nonzero().flatten()
-        if integrator == "bdf2" and substeps < 1:
-            raise SceneError(f"{name}: BDF2 needs a step")
         if contact is not None and integrator == "explicit":
             raise SceneError(f"{name}: the explicit integrator has no contact; use integrator='euler'")
         self.contact = contact
@@ -174,7 +172,7 @@ class Deformable(nn.Module):
         if self.integrator in ("newmark", "bdf2"):
             inputs = self._inputs(state.X, state.x, 0.0, 0.0)
             mass, load = self._loads(state.X, 0.0)
-            a = (load - self._forces(state.x, inputs)) / mass[:, None]
+            a = (load - self._forces(state.x, inputs)) / mass[:, None] - self.damping * state.v
             a, h = torch.where(self.support.held, zero, a), self.dt
             if self.integrator == "newmark":
                 return state._replace(a=a)
@@ -189,9 +187,15 @@ class Deformable(nn.Module):
         return inputs if self.contact is None else [*inputs, self.contact.inputs(X, x_old, before, after)]
 
     def _inputs_of(self, state):
-        """The inputs of the step that led to a state."""
+        """The inputs of the step that led to a state: of Newmark's rule x_t to second order in the step only."""
         time = float(state.time)
-        return self._inputs(state.X, state.x - self.dt * state.v, time - self.dt, time)
+        before = state.past[:, 0] if self.integrator == "bdf2" else state.x - self.dt * state.v
+        return self._inputs(state.X, before, time - self.dt, time)
+
+    def _frictionless(self, inputs):
+        if self.contact is None:
+            return inputs
+        return [*inputs[:-1], (*inputs[-1][:-1], torch.zeros_like(inputs[-1][-1]))]
 
     # --- loads and reactions
 
@@ -226,8 +230,8 @@ class Deformable(nn.Module):
 
     @torch.no_grad()
     def energy(self, state: NodalState) -> dict[str, float]:
-        """Elastic energy, that of contact included, and kinetic energy [J]."""
-        inputs = self._inputs_of(state)
+        """Elastic energy, that of contact included, and kinetic energy [J]; friction stores none."""
+        inputs = self._frictionless(self._inputs_of(state))
         elastic = sum(term.energy(state.x, own)[0] for term, own in zip(self.terms, inputs, strict=True))
         mass, _ = self.nodal(state.X)
         return {"elastic": elastic, "kinetic": float((mass[:, None] * state.v.square()).sum() / 2)}
@@ -270,7 +274,11 @@ class Deformable(nn.Module):
             y = hat - b * (state.v + b * state.a)
         x = self._root(state, target, inputs, load, (mass, hat, y), b, f"step to t = {time:.6g} s")
         past = torch.stack([state.x, state.v], 1) if self.integrator == "bdf2" else state.past
-        return state._replace(x=x, v=(x - y) / b, a=(x - hat) / (b * b), past=past, time=state.time + h)
+        v, a = (x - y) / b, (x - hat) / (b * b)
+        if self.integrator != "euler":  # the rules of higher order would let the rates of a prescribed motion swing
+            v = torch.where(self.support.held, (x - state.x) / h, v)
+            a = torch.where(self.support.held, (v - state.v) / h, a)
+        return state._replace(x=x, v=v, a=a, past=past, time=state.time + h)
 
     def _explicit(self, state, target, inputs, time):
         """Symplectic Euler: v' = v + h a, x' = x + h v', the force at the old position."""
@@ -291,6 +299,8 @@ class Deformable(nn.Module):
     def solve_static(self, state: NodalState, control: Tensor | None = None, *, load_steps: int = 1) -> NodalState:
         """The equilibrium near a state: dPsi/dx = f on the free coordinates, at the time of the state.
 
+        Contact acts without friction, whose forces depend on the way there.
+
         Args:
             state: where to start; its X is the rest shape. The result does not depend on its x differentiably, but for
                 held nodes that stay.
@@ -301,9 +311,7 @@ class Deformable(nn.Module):
             SolverError: no convergence, or a body that is not held.
         """
         time = float(state.time)
-        inputs = self._inputs(state.X, state.x, time, time)
-        if self.contact is not None:  # without friction, whose forces depend on the way
-            inputs[-1] = (*inputs[-1][:-1], torch.zeros_like(inputs[-1][-1]))
+        inputs = self._frictionless(self._inputs(state.X, state.x, time, time))
         _, load = self._loads(state.X, time)
         target = self.support.positions(state.x, state.X, time, control, 1.0)
         start = state.x.detach()
@@ -316,7 +324,8 @@ class Deformable(nn.Module):
                                    f"load step {k} of {load_steps}")  # fmt: skip
         x = self._root(state._replace(x=start), target, inputs, load, None, None, "static solve")
         zero = torch.zeros_like(x)
-        return state._replace(x=x, v=zero, a=zero)
+        past = torch.stack([x, zero], 1) if self.integrator == "bdf2" else state.past  # as if it had rested before
+        return state._replace(x=x, v=zero, a=zero, past=past)
 
     def _root(self, state, target, inputs, load, motion, b, name):
         """x (n, d): the held coordinates of ``target``, the free ones a root of g; motion: (mass, x^, y)."""

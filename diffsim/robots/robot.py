@@ -137,8 +137,8 @@ class Robot(nn.Module):
     def excess(self, positions: Tensor, dt: float, margin: float = 0.0) -> Tensor:
         """Constraints g <= 0: by how much joint positions (steps, joints), dt [s] apart, go beyond the limits.
 
-        Positions relative to half their range, velocities (q_k+1 - q_k)/dt and accelerations
-        (q_k+1 - 2 q_k + q_k-1)/dt^2 relative to their limits. One vector, for ``Scene(constraints=...)``.
+        Positions relative to half their range (to 1 rad or m where there is none), velocities (q_k+1 - q_k)/dt and
+        accelerations (q_k+1 - 2 q_k + q_k-1)/dt^2 relative to their limits. One vector, for ``Scene(constraints=...)``.
 
         Args:
             margin: share of every limit to stay away from.
@@ -146,9 +146,11 @@ class Robot(nn.Module):
         self._check(positions)
         found = [positions.new_full((1,), -1.0)]
         low, high = self.lower.to(positions), self.upper.to(positions)
-        bounded = (low.isfinite() & high.isfinite() & (high > low)).nonzero().flatten()
-        middle, half = (low + high)[bounded] / 2, (high - low)[bounded] / 2
-        found.append(((positions[:, bounded] - middle).abs() / half - (1 - margin)).flatten())
+        half = torch.where((high - low).isfinite() & (high > low), (high - low) / 2, torch.ones_like(low))
+        for side, limit in ((-1, low), (1, high)):
+            bounded = limit.isfinite().nonzero().flatten()
+            beyond = side * (positions[:, bounded] - limit[bounded]) / half[bounded]
+            found.append((beyond + margin).flatten())
         for order, limit in ((1, self.velocity), (2, self.acceleration)):
             limit = limit.to(positions)
             bounded = limit.isfinite().nonzero().flatten()
@@ -197,7 +199,9 @@ class Robot(nn.Module):
         if pose.shape != (7,) or not pose.isfinite().all() or not pose[3:].norm() > 0:
             raise SceneError(f"reach: pose is {pose.tolist()}; give 3 numbers and a quaternion w, x, y, z")
         turn = pose[3:] / pose[3:].norm()
-        low, high = (limit.clamp(-math.pi, math.pi).numpy() for limit in (self.lower, self.upper))
+        # a joint without end is searched over a turn
+        low = torch.where(self.lower.isfinite(), self.lower, torch.full_like(self.lower, -math.pi)).numpy()
+        high = torch.where(self.upper.isfinite(), self.upper, torch.full_like(self.upper, math.pi)).numpy()
         high = np.maximum(high, low + 1e-9)
 
         def miss(values):

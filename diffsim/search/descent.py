@@ -83,8 +83,9 @@ class Sophia(Descent):
     """Sophia (Liu, Li, Hall, Liang and Ma 2023, arXiv:2305.14342) with its Hutchinson estimate from differences.
 
     The optimizer divides the averaged gradient by an averaged diagonal of the Hessian and clips the quotient. That
-    diagonal comes from H d = g(x + d) - g(x - d) with d of random signs: the mean of (H d)_i / d_i over draws is H_ii.
-    A hand-written adjoint gives g exactly but no second derivative, hence the difference. Probes keep to the bounds.
+    diagonal comes from H d = (g(x + d) - g(x - d))/2 with d of random signs: the mean of (H d)_i / d_i over draws is
+    H_ii. A hand-written adjoint gives g exactly but no second derivative, hence the difference. Probes keep to the
+    bounds.
 
     Args:
         hessian_period: iterations between two estimates.

@@ -33,6 +33,12 @@ def evaluator_of(problem):
             f"scene {problem.scene.name!r} was built in Python, so other processes cannot build it: use workers=1, or "
             "put it into a script and diffsim.load it"
         )
+    changed = problem.scene.changed_since_load()
+    if changed:
+        raise SceneError(
+            f"scene {problem.scene.name!r}: {', '.join(changed)} was replaced after diffsim.load, and other processes "
+            "would not know it: use workers=1, or put it into a script"
+        )
     if problem.cluster is not None:
         return Ray(problem.scene, problem.workers, problem.cluster)
     return Processes(problem.scene, problem.workers)

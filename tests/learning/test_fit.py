@@ -120,6 +120,17 @@ def test_velocities_from_positions_are_those_of_the_integrator():
     assert torch.equal(state.F, path[3].F) and torch.equal(state.x, path.x[3])
 
 
+@double
+def test_positions_only_take_nothing_else_from_a_full_motion():
+    scene = cube()
+    with torch.no_grad():
+        path = scene.rollout(steps=3)
+    bare = ds.learning.Motion(path.times, path.x)
+    full = ds.learning.Motion(path.times, path.x, 3 * path.v, path.C, 1.1 * path.F)
+    for a, b in zip(begin(full, 0, path[0], None, True), begin(bare, 0, path[0]), strict=True):
+        assert torch.equal(a, b)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_law_comes_back_from_its_file(tmp_path, kind):
     true = cube(material="sand").model.materials[0]

@@ -446,3 +446,14 @@ def test_networks_have_the_size_of_the_publication():
 def test_what_does_not_fit_is_refused(make, message):
     with pytest.raises(SceneError, match=message):
         make()
+
+
+@pytest.mark.parametrize("law", ["NeuralElasticity", "HyperelasticNetwork"])
+def test_weights_that_change_between_forward_and_backward_are_noticed(law):
+    network = getattr(M, law)()
+    F = (torch.eye(3) + 0.1 * torch.rand(5, 3, 3, generator=torch.Generator().manual_seed(0))).to(context.dtype)
+    loss = network.stress(F.requires_grad_()).square().sum()
+    with torch.no_grad():
+        next(p for p in network.parameters() if p.ndim == 2).mul_(2)
+    with pytest.raises(RuntimeError, match="changed in place between forward and backward"):
+        loss.backward()

@@ -227,6 +227,45 @@ def test_steps_converge_with_the_order_of_the_integrator(integrator, order):
     assert math.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.15)
 
 
+@pytest.mark.parametrize("integrator, order", [("euler", 1), ("bdf2", 2), ("newmark", 2)])
+def test_damped_flight_converges_with_the_order_of_the_integrator(integrator, order):
+    """v = v_0 exp(-c t) of a body without forces."""
+    c, end, errors = 2.0, 0.5, []
+    for steps in (20, 40):
+        model = beam(cells=(1, 1), dt=end / steps, integrator=integrator, gravity=(0.0, 0.0), prescribed=(), damping=c)
+        with torch.no_grad():
+            path = ds.rollout(model, model.initial_state(v=(1.0, 0.0)), steps=steps)
+        errors.append(abs(float((path.x[-1] - model.X)[:, 0].mean()) - (1 - math.exp(-c * end)) / c))
+    assert math.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.15)
+
+
+@pytest.mark.parametrize("integrator", ["euler", "bdf2", "newmark"])
+def test_an_equilibrium_stays(integrator):
+    model = beam(integrator=integrator)
+    with torch.no_grad():
+        rest = model.solve_static(model.initial_state())
+        last = ds.rollout(model, rest, steps=5)[-1]
+    assert (rest.x - model.X).abs().max() > 1e-2
+    torch.testing.assert_close(last.x, rest.x, rtol=0, atol=1e-7)
+
+
+@pytest.mark.parametrize("integrator", ["euler", "bdf2", "newmark"])
+def test_a_body_that_is_led_steadily_comes_to_steady_reactions(integrator):
+    """All nodes of one end driven at 0.1 m/s: their rates are those of the motion, the pull dies out with damping."""
+    mesh = block((3, 1), (1.0, 0.3))
+    driven = ds.models.Prescribed(left(mesh))
+    model = beam(integrator=integrator, prescribed=driven, gravity=(0.0, 0.0), damping=10.0, dt=5e-2)
+    control = torch.zeros(60, len(left(mesh)), 2, dtype=torch.float64)
+    control[:, :, 0] = 0.1
+    with torch.no_grad():
+        path = ds.rollout(model, model.initial_state(), control, steps=60)
+    held = path[-1].v[left(mesh)]
+    torch.testing.assert_close(held, torch.tensor([0.1, 0.0]).double().expand_as(held), rtol=0, atol=1e-7)
+    pull = [float(model.reactions(path[k])[:, 0].sum()) for k in (59, 60)]
+    drag = 10.0 * 0.1 * 1e3 * 0.3  # damping times the momentum
+    assert pull == pytest.approx([drag, drag], rel=0.02)
+
+
 def test_newmark_keeps_the_energy_and_momentum_is_kept_by_all():
     for integrator in ("euler", "newmark"):
         model = beam(dt=0.01, integrator=integrator, gravity=(0.0, 0.0), prescribed=())

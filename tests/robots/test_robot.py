@@ -155,6 +155,19 @@ def test_the_margin_and_the_size_of_a_violation():
     assert float(robot.excess(still, 0.01, margin=0.1).max()) == pytest.approx(0.1)
 
 
+def test_limits_far_from_zero_locked_and_one_sided_ones_are_kept(tmp_path):
+    joint = '<joint name="{}" type="prismatic"><parent link="{}"/><child link="{}"/><axis xyz="1 0 0"/>{}</joint>'
+    rail = joint.format("rail", "root", "a", '<limit lower="0" upper="6" velocity="3" effort="1"/>')
+    lock = joint.format("lock", "a", "b", '<limit lower="0" upper="0" velocity="3" effort="1"/>')
+    links = "".join(f'<link name="{name}"/>' for name in ("root", "a", "b"))
+    (tmp_path / "rail.urdf").write_text(f'<robot name="rail">{links}{rail}{lock}</robot>')
+    robot = Robot(str(tmp_path / "rail.urdf"))
+    found = robot.reach(torch.tensor([5.0, 0, 0, 1, 0, 0, 0]), "b")
+    assert found.tolist() == pytest.approx([5.0, 0.0], abs=1e-5)
+    moved = torch.tensor([[5.0, 0.0], [5.0, 0.004]], dtype=torch.float64)
+    assert robot.excess(moved, 0.1).max() > 0 and robot.excess(moved[:1], 0.1).max() <= 0
+
+
 def test_the_gradient_of_the_limits_is_the_derivative():
     robot = Robot("six_axis_arm", acceleration=20.0)
     path = motion(robot)[:6].requires_grad_()

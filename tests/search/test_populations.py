@@ -35,6 +35,13 @@ def figures(result):
     return [{name: value for name, value in record.items() if name != "seconds"} for record in result.history]
 
 
+def test_a_scene_that_was_changed_after_it_was_loaded_is_not_given_to_other_processes():
+    scene = load(PROJECTILE, steps=4)
+    scene.objective = lambda path: path[-1].x.square().sum()
+    with pytest.raises(SceneError, match="objective was replaced after diffsim.load"):
+        optimize(scene, "cma", iterations=1, population=3, workers=2)
+
+
 @pytest.fixture(scope="module")
 def serial():
     """Per kind what one process finds: a policy that draws random numbers, so seeds matter as well."""
