@@ -1,10 +1,27 @@
-"""Models: each maps (state, control) to the next state."""
+"""Models: each maps (state, control) to the next state. They load on first use, each with the libraries it needs."""
 
-from diffsim.models.boundary import Prescribed
-from diffsim.models.contact import Contact, Obstacle
-from diffsim.models.deformable import NodalState
-from diffsim.models.fem import FEM
-from diffsim.models.mpm import MPM, State
-from diffsim.models.shell import Shell
+import importlib
 
-__all__ = ["FEM", "MPM", "Contact", "NodalState", "Obstacle", "Prescribed", "Shell", "State"]
+_SOURCES = {
+    "FEM": "fem",
+    "MPM": "mpm",
+    "Contact": "contact",
+    "NodalState": "deformable",
+    "Obstacle": "contact",
+    "Prescribed": "boundary",
+    "Shell": "shell",
+    "State": "mpm",
+}
+
+__all__ = list(_SOURCES)
+
+
+def __getattr__(name):
+    if name not in _SOURCES:
+        raise AttributeError(f"module 'diffsim.models' has no attribute {name!r}")
+    value = globals()[name] = getattr(importlib.import_module(f"diffsim.models.{_SOURCES[name]}"), name)
+    return value
+
+
+def __dir__():
+    return sorted({*globals(), *_SOURCES})
