@@ -47,7 +47,12 @@ def candidate(kind: str, true: Material | None, *, density, dim: int, dt: float,
 
     Raises:
         SceneError: an unknown kind, or "sysid" without a true material of analytic laws.
+        DataError: a true material with a viscous part, which no candidate has.
     """
+    from diffsim.learning.law_file import refuse_viscosity
+
+    if true is not None:
+        refuse_viscosity(true)
     if kind not in KINDS:
         raise SceneError(f"law {kind!r} is not known; {suggestion(kind, KINDS)}")
     usual = {"elastic": 1e-2, "plastic": 1e-2}

@@ -40,13 +40,27 @@ ANALYTIC = {
 }
 
 
+def refuse_viscosity(material: Material) -> None:
+    """Raise DataError for a material with a viscous part, which a file of a law does not hold."""
+    if material.viscous is not None:
+        raise DataError(
+            f"the material has the viscous part {type(material.viscous).__name__}, which files of laws do not hold; "
+            "leave it out"
+        )
+
+
 def describe(law) -> dict:
     """What builds the law again, without its weights.
 
     Raises:
-        DataError: a law that files do not know.
+        DataError: a law that files do not know, or an option of one.
     """
     kind = type(law).__name__.removeprefix("Parametrized")
+    if float(torch.as_tensor(getattr(law, "hardening", 0.0)).detach()) != 0:
+        raise DataError(f"{kind} with hardening cannot be written to a file of a law; set hardening=0")
+    corrected = not isinstance(law, materials.DruckerPrager) or law.functions.internals or hasattr(law, "apex_strain")
+    if not corrected:  # that of NCLaw, by its apex_strain, never is
+        raise DataError(f"{kind} without volume_correction cannot be written to a file of a law")
     if kind in LEARNED:
         return {"class": kind, "arguments": law.configuration()}
     for _, names in ANALYTIC.get(kind, ()):
@@ -75,6 +89,7 @@ def save_law(path, material: Material, **about) -> Path:
     Raises:
         DataError: a law that files do not know, or a folder that cannot be written.
     """
+    refuse_viscosity(material)
     parts = {"elastic": material.elastic, "plastic": material.plastic}
     tensors, metadata = {}, {"schema": str(SCHEMA), "about": json.dumps(about)}
     for name, law in parts.items():
@@ -93,9 +108,11 @@ def take_law(scene, path) -> None:
     """Give every material of a scene the trained law of a file; densities stay.
 
     Raises:
-        DataError: as ``load_law``.
+        DataError: as ``load_law``, or a material with viscosity.
     """
     old, begin = scene.model, scene.setup
+    for material in old.materials:
+        refuse_viscosity(material)
     model = old.with_materials([load_law(path, density=material.density) for material in old.materials])
 
     def setup():

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from diffsim.errors import SceneError
+from diffsim.errors import DataError, SceneError
 from diffsim.models.tools import quaternion_product, rotation_matrix
 from diffsim.robots.robot import Robot
 from diffsim.robots.trajectory import JointTrajectory
@@ -46,7 +46,15 @@ class Carrier:
 
         Raises:
             SceneError: a joint without a velocity limit.
+            DataError: a speed out of range or not finite, naming the step and the joint.
         """
+        beyond = ~(speeds.detach().abs() <= 1 + 1e-6)  # a NaN too
+        if beyond.any():
+            step, joint = beyond.nonzero()[0].tolist()
+            raise DataError(
+                f"speed {float(speeds[step, joint].detach()):.4g} of joint {self.robot.joints[joint]!r} in step {step} "
+                "is out of its range -1 .. 1"
+            )
         fastest = self.robot.velocity.to(speeds)
         if not fastest.isfinite().all():
             joint = self.robot.joints[int((~fastest.isfinite()).nonzero()[0])]

@@ -1,8 +1,8 @@
 """Trajectories of joints in files: CSV, and the ROS 2 message trajectory_msgs/JointTrajectory as YAML or JSON.
 
 The message has the fields that ROS 2 documents: ``header`` (stamp, frame_id), ``joint_names``, and ``points`` with
-``positions``, ``velocities``, ``accelerations``, ``effort`` and ``time_from_start`` (sec, nanosec). Numbers are written
-so that they are read back to the last bit.
+``positions``, ``velocities``, ``accelerations``, ``effort`` and ``time_from_start`` (sec, nanosec). Positions are
+read back to the last bit, times of messages to the nanosecond that they are given in.
 """
 
 import csv

@@ -131,6 +131,24 @@ def test_positions_only_take_nothing_else_from_a_full_motion():
         assert torch.equal(a, b)
 
 
+def test_what_a_file_of_a_law_would_drop_is_refused(tmp_path):
+    M, elastic = ds.materials, ds.materials.Hencky(1e5, 0.3)
+    for plastic, text in (
+        (M.VonMises(1e5, 0.3, 1e3, hardening=5e3), "with hardening cannot be written"),
+        (M.DruckerPrager(1e5, 0.3, 30.0, volume_correction=False), "without volume_correction cannot be written"),
+    ):
+        with pytest.raises(DataError, match=text):
+            save_law(tmp_path / "law.safetensors", ds.Material(elastic, plastic, density=1e3))
+    viscous = ds.Material(elastic, viscous=M.Newtonian(5.0), density=1e3)
+    for call in (
+        lambda: save_law(tmp_path / "law.safetensors", viscous),
+        lambda: candidate("sysid", viscous, density=1e3, dim=3, dt=1e-3),
+    ):
+        with pytest.raises(DataError, match="the viscous part Newtonian, which files of laws do not hold"):
+            call()
+    assert not (tmp_path / "law.safetensors").exists()
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_law_comes_back_from_its_file(tmp_path, kind):
     true = cube(material="sand").model.materials[0]

@@ -204,6 +204,14 @@ def test_tools_begin_where_they_were_and_move_rigidly_with_their_links():
     torch.testing.assert_close(first, -second)  # the fingers go apart
 
 
+@pytest.mark.parametrize("bad", [50.0, float("nan")])
+def test_a_speed_out_of_range_is_named(bad):
+    speeds = torch.zeros(4, 7, dtype=torch.float64)
+    speeds[2, 1] = bad
+    with pytest.raises(DataError, match="of joint 'lift' in step 2 is out of its range"):
+        carrier()[0].positions(speeds)
+
+
 def test_the_gradient_through_speeds_to_tool_poses_is_the_derivative():
     held, _ = carrier()
     speeds = (0.5 * torch.sin(torch.arange(21.0).double())).reshape(3, 7).requires_grad_()
