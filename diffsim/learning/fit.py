@@ -57,6 +57,7 @@ class Settings:
     lr_plastic: float | None
     data: str | None
     patience: int | None
+    memory: str  # it decides where segments are cut, and with that the order of sums
 
 
 def fit(
@@ -114,7 +115,7 @@ def fit(
     data = str(Path(motion).absolute()) if isinstance(motion, str | Path) else None
     settings = Settings(
         law, epochs, segments.first, segments.last, positions_only, seed, steps, clip, lr_elastic, lr_plastic, data,
-        patience,
+        patience, memory,
     )  # fmt: skip
     model, blank, true = parts(scene)
     folder = open_folder(scene, settings, out, resume, overwrite)

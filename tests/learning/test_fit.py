@@ -11,6 +11,7 @@ from diffsim.errors import DataError, SceneError, SimulationError
 from diffsim.kernels.arrays import context
 from diffsim.learning import Segments, fit, load_law, save_law
 from diffsim.learning.candidates import KINDS, candidate, settled
+from diffsim.learning.fit import resume_fit
 from diffsim.learning.report import deformation, response
 from diffsim.learning.segments import begin
 
@@ -63,6 +64,22 @@ def test_an_interrupted_fit_resumes_bit_for_bit(tmp_path, positions_only):
         assert torch.equal(first, second)
     with pytest.raises(SceneError, match="begun with law=neural, not spline"):
         quick(cube(), out=tmp_path / "part", resume=True, **{**options, "law": "spline"})
+
+
+def test_a_fit_resumed_from_its_folder_cuts_where_it_was_begun(tmp_path):
+    """The memory decides how many steps a piece has, and so the order of sums."""
+    options = {"law": "hyperelastic", "memory": "600KB"}
+    whole = quick(cube(), out=tmp_path / "whole", **options)
+
+    def stop(record):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        quick(cube(), out=tmp_path / "part", callback=stop, **options)
+    _, again = resume_fit(tmp_path / "part")
+    assert [record["loss"] for record in again.history] == [record["loss"] for record in whole.history]
+    with pytest.raises(SceneError, match="begun with memory=600KB, not 1GiB"):
+        quick(cube(), "hyperelastic", out=tmp_path / "part", resume=True)
 
 
 def gradients(scene, **options):
