@@ -146,11 +146,13 @@ class Robot(nn.Module):
         self._check(positions)
         found = [positions.new_full((1,), -1.0)]
         low, high = self.lower.to(positions), self.upper.to(positions)
-        half = torch.where((high - low).isfinite() & (high > low), (high - low) / 2, torch.ones_like(low))
+        ranged = (high - low).isfinite() & (high > low)  # a locked joint, or one with one end, has no share to keep
+        half = torch.where(ranged, (high - low) / 2, torch.ones_like(low))
+        room = torch.where(ranged, torch.full_like(low, margin), torch.zeros_like(low))
         for side, limit in ((-1, low), (1, high)):
             bounded = limit.isfinite().nonzero().flatten()
             beyond = side * (positions[:, bounded] - limit[bounded]) / half[bounded]
-            found.append((beyond + margin).flatten())
+            found.append((beyond + room[bounded]).flatten())
         for order, limit in ((1, self.velocity), (2, self.acceleration)):
             limit = limit.to(positions)
             bounded = limit.isfinite().nonzero().flatten()
@@ -199,9 +201,10 @@ class Robot(nn.Module):
         if pose.shape != (7,) or not pose.isfinite().all() or not pose[3:].norm() > 0:
             raise SceneError(f"reach: pose is {pose.tolist()}; give 3 numbers and a quaternion w, x, y, z")
         turn = pose[3:] / pose[3:].norm()
-        # a joint without end is searched over a turn
-        low = torch.where(self.lower.isfinite(), self.lower, torch.full_like(self.lower, -math.pi)).numpy()
-        high = torch.where(self.upper.isfinite(), self.upper, torch.full_like(self.upper, math.pi)).numpy()
+        # a joint without end is searched over a turn, or over as much from the end that it has
+        least, most = self.lower.isfinite(), self.upper.isfinite()
+        low = torch.where(least, self.lower, torch.where(most, self.upper - 2 * math.pi, -math.pi)).numpy()
+        high = torch.where(most, self.upper, torch.where(least, self.lower + 2 * math.pi, math.pi)).numpy()
         high = np.maximum(high, low + 1e-9)
 
         def miss(values):

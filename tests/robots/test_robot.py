@@ -165,7 +165,9 @@ def test_limits_far_from_zero_locked_and_one_sided_ones_are_kept(tmp_path):
     found = robot.reach(torch.tensor([5.0, 0, 0, 1, 0, 0, 0]), "b")
     assert found.tolist() == pytest.approx([5.0, 0.0], abs=1e-5)
     moved = torch.tensor([[5.0, 0.0], [5.0, 0.004]], dtype=torch.float64)
-    assert robot.excess(moved, 0.1).max() > 0 and robot.excess(moved[:1], 0.1).max() <= 0
+    assert robot.excess(moved, 0.1).max() > 0 and robot.excess(moved[:1], 0.1, margin=0.05).max() <= 0
+    (tmp_path / "open.urdf").write_text((tmp_path / "rail.urdf").read_text().replace('upper="6"', 'upper="inf"'))
+    assert Robot(str(tmp_path / "open.urdf")).reach(torch.tensor([5.0, 0, 0, 1, 0, 0, 0]), "b")[0] == pytest.approx(5)
 
 
 def test_the_gradient_of_the_limits_is_the_derivative():
