@@ -205,7 +205,7 @@ def child(script, *arguments, **environment):
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("precision", ["f64", "f32"])
+@pytest.mark.parametrize("precision", ["f64", pytest.param("f32", marks=pytest.mark.slow)])
 def test_results_and_gradients_have_the_same_bits_for_any_number_of_threads(precision):
     """2-D and 3-D, with a tool, walls with friction, particles in random order, and tiles sorted within a step."""
     results = {threads: child("threads_child.py", precision, threads) for threads in (1, 2, 4)}
