@@ -120,26 +120,6 @@ class Scene:
         policy = self.policy.named_parameters(prefix="policy") if self.policy is not None else ()
         return {**self.variables, **{name: value for name, value in policy if value.requires_grad}}
 
-    def mark_loaded(self) -> None:
-        """Remember the parts that ``diffsim.load`` gave, so that ``changed`` knows them again."""
-        self._loaded = self._parts()
-
-    def changed(self) -> list[str]:
-        """Parts that are other objects than ``diffsim.load`` gave, which other processes would not have.
-
-        All of them for a scene that was not loaded. Changes inside a part, such as an attribute of the model, are not
-        seen; values of variables do not count.
-        """
-        before, now = self._loaded or {}, self._parts()
-        return [name for name in now if name not in before or not _same(before[name], now[name])]
-
-    def _parts(self) -> dict[str, Any]:
-        names = ("source", "options", "model", "steps", "every", "setup", "objective", "metrics", "constraints")
-        parts = {name: getattr(self, name) for name in (*names, "variables", "policy")} | {
-            "parameters": self.parameters()
-        }
-        return {name: dict(part) if isinstance(part, dict) else part for name, part in parts.items()}
-
     def start(self) -> tuple:
         """Initial state and controls: the policy when there is one, else a tensor (steps, ...) or None.
 
@@ -255,7 +235,6 @@ class Scene:
     def forget_multipliers(self) -> None:
         """Start the constraints with multipliers of zero: every optimization does, unless it resumes."""
         self._lagrangian = None
-        self._loaded = None
 
     def _constrain(self, path: Trajectory) -> dict[str, Tensor]:
         """Values of the constraints by name."""
@@ -283,12 +262,6 @@ class Scene:
 
             found["violation"] = violation(self._constrain(path))
         return found
-
-
-def _same(one, other) -> bool:
-    if isinstance(one, dict) and isinstance(other, dict):
-        return list(one) == list(other) and all(_same(one[name], other[name]) for name in one)
-    return one is other or (isinstance(one, (int, float, str)) and type(one) is type(other) and one == other)
 
 
 def _describe(value) -> str:

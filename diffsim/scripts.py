@@ -69,7 +69,6 @@ def load(scene: str | os.PathLike, /, **options) -> Scene:
         law = bound["law"] = os.path.abspath(law)
         take_law(built, law)
     built.options, built.source = bound, source
-    built.mark_loaded()
     built.loaded = built.parts()
     return built
 

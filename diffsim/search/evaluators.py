@@ -24,7 +24,7 @@ def evaluator_of(problem):
     """The evaluator that a problem's ``workers`` and ``cluster`` ask for; a context manager.
 
     Raises:
-        SceneError: a scene that other processes cannot build, or would build otherwise, or a cluster without Ray.
+        SceneError: a scene that other processes cannot build, or a cluster without Ray.
     """
     if problem.workers == 1 and problem.cluster is None:
         return Serial(problem.scene)
@@ -38,12 +38,6 @@ def evaluator_of(problem):
         raise SceneError(
             f"scene {problem.scene.name!r}: {', '.join(changed)} was replaced after diffsim.load, and other processes "
             "would not know it: use workers=1, or put it into a script"
-        )
-    changed = problem.scene.changed()
-    if changed:
-        raise SceneError(
-            f"scene {problem.scene.name!r}: {', '.join(changed)} changed after diffsim.load, and other processes would "
-            "load it without that: use workers=1 and no cluster, or make the change in the scene's script"
         )
     if problem.cluster is not None:
         return Ray(problem.scene, problem.workers, problem.cluster)

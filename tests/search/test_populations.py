@@ -1,7 +1,5 @@
 """Methods without gradients: what they find, and that nothing depends on who evaluates their candidates."""
 
-import copy
-import dataclasses
 import importlib.util
 import json
 import math
@@ -193,35 +191,6 @@ def test_workers_need_a_scene_that_can_be_built_again_and_a_method_that_uses_the
         optimize(load(PROJECTILE), method="adam", workers=2)
     with pytest.raises(SceneError, match="workers is 0"):
         optimize(load(PROJECTILE), method="cma", workers=0)
-
-
-@pytest.mark.parametrize("settings", [{"workers": 2}, {"cluster": "local"}])
-@pytest.mark.parametrize("part", ["objective", "constraints", "metrics", "model", "setup", "steps", "parameters"])
-def test_workers_refuse_a_scene_that_was_changed_after_loading(part, settings):
-    scene = load(PROJECTILE, policy=True)
-    assert scene.changed() == []
-    with torch.no_grad():
-        scene.policy.net[0].weight.mul_(2)  # values of variables are sent to the workers
-    assert scene.changed() == []
-    if part == "constraints":
-        scene.constraints["floor"] = lambda path: -path.x
-    elif part == "parameters":
-        scene.policy.net[0].weight.requires_grad_(False)
-    elif part == "steps":
-        scene.steps = 5
-    else:
-        setattr(scene, part, copy.copy(scene.model) if part == "model" else lambda *_: None)
-    with pytest.raises(
-        SceneError, match=rf"scene 'projectile': {part} changed after diffsim.load.* workers=1"
-    ) as caught:
-        evaluators.evaluator_of(Problem(scene, **settings))
-    assert "\n" not in str(caught.value)
-
-
-def test_a_copy_of_a_loaded_scene_was_not_loaded_itself():
-    scene = dataclasses.replace(load(PROJECTILE), objective=lambda path: path.x.sum())
-    with pytest.raises(SceneError, match="objective.* changed after diffsim.load"):
-        evaluators.evaluator_of(Problem(scene, workers=2))
 
 
 def test_an_error_of_the_scene_in_a_worker_is_an_error_here():
