@@ -2,8 +2,10 @@
 
     pack    packed[p] = (x, v, C, F, q)[order[p]]        unpack    (x, v, C, F, q)[order[p]] = packed[p]
 
-Each is the adjoint of the other, since ``order`` is a permutation. ``label_particles`` brings the properties that a
-substep reads into the same order; its adjoint is in ``ControlStep.backward``, where gradients are in the user's order.
+There are no adjoint kernels, though both are differentiable: each is the adjoint of the other, since ``order`` is a
+permutation. ``label_particles`` is differentiable in volume and density too, and has no adjoint kernel either: it
+brings the properties that a substep reads into the same order, and its adjoint, a product or two per particle, is in
+``ControlStep.backward``, where gradients are in the user's order.
 """
 
 import torch

@@ -170,7 +170,8 @@ class Robot(nn.Module):
         )
         for kind, values, low, high in kinds:
             low, high = low.to(values), high.to(values)
-            slack = tolerance * torch.maximum(low.abs(), high.abs()).nan_to_num(posinf=0.0)
+            size = torch.maximum(low.abs(), high.abs())
+            slack = torch.where(size.isfinite(), tolerance * size, 0.0)  # none where a side has no limit
             beyond = (values < low - slack) | (values > high + slack)
             if beyond.any():
                 step, joint = beyond.nonzero()[0].tolist()

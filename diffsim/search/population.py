@@ -4,6 +4,7 @@ Such a method is led by losses and its own random numbers alone, so a killed run
 and taking the logged losses: nothing of its state is saved.
 """
 
+from abc import ABC, abstractmethod
 from collections import deque
 from contextlib import contextmanager
 
@@ -15,7 +16,7 @@ from diffsim.search.evaluators import evaluator_of
 from diffsim.search.space import Space
 
 
-class Population:
+class Population(ABC):
     """The loop of such a method; a subclass names its options and gives a strategy.
 
     Args:
@@ -29,9 +30,9 @@ class Population:
             raise SceneError(f"option hold={hold}; it must be at least 1")
         self.hold = hold
 
+    @abstractmethod
     def strategy(self, space: Space, seed: int):
         """An object with ``ask() -> vectors`` of z, or None at the end, and ``tell(vectors, losses)``."""
-        raise NotImplementedError
 
     def run(self, problem, iterations: int, first: int = 0) -> str:
         """Evaluate the start and then a population per iteration; returns why it stopped."""
