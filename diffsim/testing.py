@@ -21,7 +21,8 @@ from torch import Tensor
 from diffsim.perturbation import Probe, Problem, entry_directions, random_direction
 
 SLOPE_TOLERANCE = 0.05
-SHARES = ("on a tool", "on a wall", "sliding", "sticking", "yielding")  # columns of a trace record, after its hash
+# columns of a trace record, after its hash; a model may name its own (``shares``)
+SHARES = ("on a tool", "on a wall", "sliding", "sticking", "yielding")
 
 
 @dataclass
@@ -146,9 +147,10 @@ def gradcheck(
                 switches=probe.switches,
             )
         )
-    return Report(rows, _shares(problem.branches, len(state.x)), problem.steps * model.substeps, tolerance)
+    shares = _shares(problem.branches, len(state.x), getattr(model, "shares", SHARES))
+    return Report(rows, shares, problem.steps * model.substeps, tolerance)
 
 
-def _shares(records, count):
+def _shares(records, count, names):
     """Largest share of the particles in each state over the substeps."""
-    return {name: max((record[1 + i] for record in records), default=0) / count for i, name in enumerate(SHARES)}
+    return {name: max((record[1 + i] for record in records), default=0) / count for i, name in enumerate(names)}

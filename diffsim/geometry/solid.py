@@ -1,5 +1,6 @@
 """Meshes of solids: triangles in 2-D, tetrahedra in 3-D, with straight edges, linear or quadratic."""
 
+import warnings
 from dataclasses import dataclass
 from itertools import permutations
 from pathlib import Path
@@ -13,17 +14,22 @@ from diffsim.errors import MeshError
 EDGES = {2: ((0, 1), (1, 2), (2, 0)), 3: ((0, 1), (1, 2), (2, 0), (0, 3), (1, 3), (2, 3))}
 FACES = {2: ((0, 1), (1, 2), (2, 0)), 3: ((0, 2, 1), (0, 1, 3), (1, 2, 3), (2, 0, 3))}  # seen from outside
 CELLS = {"tetra10": 3, "tetra": 3, "triangle6": 2, "triangle": 2}
+OTHERS = {3: ("hexahedron", "wedge", "pyramid", "tetra"), 2: ("quad", "triangle")}  # solids of a dimension, by prefixes
 FLAT = 1e-12  # of the cube of the longest edge: below it a volume is rounding
+BENT = 0.25  # of an edge: where its midpoint node lies farther from the middle, the element folds over
+LARGEST, SMALLEST = 50.0, 1e-4  # extents [m] beyond which lengths are hardly in meters
 
 
 @dataclass(frozen=True, eq=False)
 class SolidMesh:
     """Nodes (n, d) [m] and elements (m, d + 1), or quadratic with the midpoints of the edges behind: (m, 6), (m, 10).
 
-    Elements are checked, and turned over where they are inverted.
+    Elements are checked, and turned over where they are inverted. Sizes that suggest other units than meters are warned
+    of.
 
     Raises:
-        MeshError: shapes that do not fit, nodes that do not exist or are in no element, an element without volume.
+        MeshError: shapes that do not fit, nodes that do not exist or are in no element, an element without volume or
+            given twice, a midpoint away from the middle of its edge.
     """
 
     nodes: np.ndarray
@@ -58,6 +64,23 @@ class SolidMesh:
             raise MeshError(
                 f"solid mesh: element {e} has no volume ({int(flat.sum())} of them); remove it or mesh the body again"
             )
+        _, first, counts = np.unique(
+            np.sort(elements[:, : d + 1], axis=1), axis=0, return_index=True, return_counts=True
+        )
+        if (counts > 1).any():
+            e = int(first[np.argmax(counts > 1)])
+            raise MeshError(f"solid mesh: element {e} is given twice ({int((counts > 1).sum())} of them); remove one")
+        if elements.shape[1] > d + 1:
+            ends = nodes[elements[:, np.array(EDGES[d])]]  # (m, edges, 2, d)
+            off = np.linalg.norm(nodes[elements[:, d + 1 :]] - ends.mean(axis=2), axis=2)
+            bent = off > BENT * np.linalg.norm(ends[:, :, 1] - ends[:, :, 0], axis=2)
+            if bent.any():
+                e, k = (int(i) for i in np.argwhere(bent)[0])
+                a, b = (int(elements[e, c]) for c in EDGES[d][k])
+                raise MeshError(
+                    f"solid mesh: element {e}: node {int(elements[e, d + 1 + k])} is not near the middle of the edge "
+                    f"between nodes {a} and {b}; give midpoints in the order of VTK, {EDGES[d]}"
+                )
         turned = volumes < 0
         # the first two corners change places, and with them the midpoints of the edges to the others
         order = [1, 0, 2] if d == 2 else [1, 0, 2, 3]
@@ -67,6 +90,10 @@ class SolidMesh:
         elements[turned] = elements[turned][:, order]
         object.__setattr__(self, "nodes", nodes)
         object.__setattr__(self, "elements", elements)
+        if not SMALLEST <= self.extent <= LARGEST:
+            warnings.warn(
+                f"the solid is {self.extent:.3g} m large: lengths are in meters; scale it if it is not", stacklevel=3
+            )
 
     @property
     def dim(self) -> int:
@@ -173,6 +200,9 @@ def from_meshio(mesh, name="mesh") -> SolidMesh:
     if kind is None:
         raise MeshError(f"{name} holds no tetrahedra and no triangles; mesh the inside of the body")
     elements, dim = np.concatenate(found[kind]), CELLS[kind]
+    others = sorted({c.type for c in mesh.cells if c.type != kind and c.type.startswith(OTHERS[dim])})
+    if others:
+        raise MeshError(f"{name} holds {kind} and {', '.join(others)} cells; mesh the body with one kind, {kind}")
     points = np.asarray(mesh.points, dtype=float)
     if dim == 2 and points.shape[1] == 3:
         if np.ptp(points[:, 2]) > 1e-9 * np.ptp(points):

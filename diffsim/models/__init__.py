@@ -7,7 +7,7 @@ _SOURCES = {
     "MPM": "mpm",
     "Contact": "contact",
     "NodalState": "deformable",
-    "Obstacle": "contact",
+    "Obstacle": "obstacle",
     "Prescribed": "boundary",
     "Shell": "shell",
     "State": "mpm",

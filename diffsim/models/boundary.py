@@ -35,20 +35,15 @@ class Support:
     """
 
     def __init__(self, parts, count: int, dim: int):
-        if isinstance(parts, Prescribed):
-            parts = [parts]
-        elif isinstance(parts, tuple) and len(parts) == 2 and callable(parts[1]):  # (indices, callable)
-            parts = [Prescribed(*parts)]
-        elif parts is None:
-            parts = []
-        elif not isinstance(parts, list | tuple) or not all(isinstance(part, Prescribed) for part in parts):
-            parts = [Prescribed(parts)]
         self.held, self.parts = torch.zeros(count, dim, dtype=torch.bool), []
-        for number, part in enumerate(parts):
-            nodes = torch.as_tensor(np.asarray(part.nodes), dtype=torch.int64).reshape(-1)
+        for number, part in enumerate(_as_parts(parts)):
+            nodes = np.asarray(part.nodes)
+            whole = np.issubdtype(nodes.dtype, np.integer)
+            nodes = torch.from_numpy(nodes.astype(np.int64).reshape(-1)) if whole else torch.empty(0)
             if not len(nodes) or nodes.min() < 0 or nodes.max() >= count or len(nodes.unique()) < len(nodes):
                 raise SceneError(
-                    f"prescribed, part {number}: give distinct nodes between 0 and {count - 1}, at least one"
+                    f"prescribed, part {number}: give distinct nodes between 0 and {count - 1}, at least one, as whole "
+                    "numbers"
                 )
             axes = range(dim) if part.axes is None else part.axes
             if not len(axes) or any(axis not in range(dim) for axis in axes):
@@ -89,6 +84,26 @@ class Support:
                 row += len(nodes)
             x = x.index_copy(0, nodes, torch.where(mask, values, x[nodes]))
         return x
+
+
+def _as_parts(given) -> list[Prescribed]:
+    """The option ``prescribed`` as a list of parts."""
+    if given is None:
+        return []
+    if isinstance(given, Prescribed):
+        return [given]
+    if isinstance(given, list | tuple):
+        if all(isinstance(part, Prescribed) for part in given):
+            return list(given)
+        if isinstance(given, tuple) and len(given) == 2 and callable(given[1]):  # (indices, callable)
+            return [Prescribed(*given)]
+        for number, part in enumerate(given):
+            if isinstance(part, Prescribed | tuple | list) or callable(part) or np.ndim(part):
+                raise SceneError(
+                    f"prescribed: entry {number} of the list is a {type(part).__name__}; give indices of nodes, a pair "
+                    "(nodes, motion), or several parts as [ds.models.Prescribed(nodes, motion), ...]"
+                )
+    return [Prescribed(given)]
 
 
 def face_weights(count: int, dim: int) -> list[float]:

@@ -12,7 +12,7 @@ Source: Li et al., Incremental Potential Contact, ACM TOG 39 (2020), doi:10.1145
 Differentiable solver for time-dependent deformation problems with contact, ACM TOG 43 (2024), for the derivatives.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import ipctk
 import numpy as np
@@ -22,40 +22,17 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from diffsim.errors import GradientError, MeshError, SceneError
-from diffsim.geometry.surface import as_sheet
 from diffsim.kernels.arrays import context
 from diffsim.materials.law import NOT_NEGATIVE, POSITIVE, hold
+from diffsim.models.branches import contact_record
+from diffsim.models.obstacle import Obstacle, Refinement
 
 NONE, CLAMP = ipctk.PSDProjectionMethod.NONE, ipctk.PSDProjectionMethod.CLAMP
 # by distances, several times as fast here as by roots; it stops a step at nine tenths of the way to a collision
 CCD = ipctk.AdditiveCCD()
+# takes away what neighboring faces and edges count twice
+MAX_APPROX = ipctk.NormalCollisions.IMPROVED_MAX_APPROX
 LAGGED, REST = ipctk.FrictionPotential.DiffWRT.LAGGED_DISPLACEMENTS, ipctk.FrictionPotential.DiffWRT.REST_POSITIONS
-
-
-class Obstacle:
-    """A surface with a given motion, which a body collides with.
-
-    Args:
-        mesh: as a shell's mesh; in 2-D (vertices (k, 2), edges (e, 2)).
-        motion: callable (X, t) -> vertices (k, d) [m] at time t [s], differentiable in what it closes over; None: at
-            rest.
-    """
-
-    def __init__(self, mesh, motion: Callable | None = None):
-        if isinstance(mesh, tuple | list) and np.asarray(mesh[0]).shape[1:] == (2,):
-            vertices, faces = np.asarray(mesh[0], dtype=float), np.asarray(mesh[1])
-        else:
-            vertices, faces = as_sheet(mesh)
-        self.X, self.faces, self.motion = torch.as_tensor(vertices).to(context.dtype), faces, motion
-
-    def at(self, time: float) -> Tensor:
-        """Vertices (k, d) [m] at a time."""
-        if self.motion is None:
-            return self.X
-        values = torch.as_tensor(self.motion(self.X, time)).to(self.X)
-        if values.shape != self.X.shape:
-            raise SceneError(f"obstacle: the motion returned {tuple(values.shape)}; return {tuple(self.X.shape)}")
-        return values
 
 
 class Contact(nn.Module):
@@ -68,11 +45,11 @@ class Contact(nn.Module):
     Args:
         distance: d^ [m], below which surfaces repel; less than half of the shortest edge of a sheet.
         stiffness: kappa [Pa], the scale of the contact pressure; about a tenth of Young's modulus of a solid, or so
-            that sheets rest at a part of the distance. Pairs are weighed by the areas of both surfaces, so a coarse
-            obstacle pushes harder: give obstacles edges of at most about twice the body's.
+            that sheets rest at a part of the distance.
         friction: mu, of all pairs.
         slip_speed: [m/s] below which friction is smoothed; a stuck body creeps at less.
-        obstacles: ``Obstacle``, or meshes at rest.
+        obstacles: ``Obstacle``, or meshes at rest; those with edges of more than twice the body's are subdivided
+            (``obstacle.Refinement``).
         itself: whether the body collides with itself.
     """
 
@@ -91,22 +68,26 @@ class Contact(nn.Module):
         ipctk.set_num_threads(1)  # sums differ from run to run with more
         self._mesh = self._memo = self._lag = self.count = None
 
-    def bind(self, faces: np.ndarray, count: int, dim: int, dt: float) -> "Contact":
-        """Tie the term to the surface of a body: faces (f, d) of its nodes, d = 3 triangles, d = 2 edges.
+    def bind(self, faces: np.ndarray, X: Tensor, dt: float) -> "Contact":
+        """Tie the term to the surface of a body: faces (f, d) of its nodes X (n, d), d = 3 triangles, d = 2 edges.
 
         Raises:
             SceneError: it is tied to a body already.
         """
         if self.count is not None:
             raise SceneError("Contact: it belongs to another model already; make one for each model")
+        count, dim = X.shape
         self.nodes, local = np.unique(faces, return_inverse=True)
-        local, parts, first = local.reshape(faces.shape), [], len(self.nodes)
-        parts.append(local)
-        for obstacle in self.obstacles:
+        corners = X.detach().numpy()[faces]
+        length = float(np.linalg.norm(corners[:, 1:] - corners[:, :-1], axis=2).mean())
+        parts, first, self.refinements = [local.reshape(faces.shape)], len(self.nodes), []
+        for number, obstacle in enumerate(self.obstacles):
             if obstacle.faces.shape[1] != dim:
                 raise SceneError(f"Contact: an obstacle of {obstacle.faces.shape[1]}-gons in {dim} dimensions")
-            parts.append(obstacle.faces + first)
-            first += len(obstacle.X)
+            fine = Refinement(obstacle, length, number)
+            self.refinements.append(fine)
+            parts.append(fine.faces + first)
+            first += len(fine)
         cells = np.concatenate(parts).astype(np.int32)
         self.edges, self.faces = (cells, None) if dim == 2 else (ipctk.edges(cells), cells)
         self.count, self.dim, self.dt = count, dim, dt
@@ -115,6 +96,10 @@ class Contact(nn.Module):
         own = (self.nodes[:, None] * dim + np.arange(dim)).reshape(-1)
         self.unknowns = np.concatenate([own, np.full((first - len(self.nodes)) * dim, -1)])
         return self
+
+    def __getstate__(self):
+        """Without what is kept from one call to the next: copies make it anew."""
+        return self.__dict__ | {"_mesh": None, "_memo": None, "_lag": None}
 
     def dofs(self, dim):
         """No fixed pattern: see ``matrix``."""
@@ -129,8 +114,8 @@ class Contact(nn.Module):
         return now, then, x_old, X, stiffness, friction
 
     def obstacles_at(self, time: float, X: Tensor) -> Tensor:
-        """Vertices of all obstacles (k, d)."""
-        parts = [obstacle.at(time) for obstacle in self.obstacles]
+        """Vertices of all obstacles as subdivided (k, d)."""
+        parts = [fine.at(time) for fine in self.refinements]
         return torch.cat(parts) if parts else X.new_zeros(0, X.shape[1])
 
     def vertices(self, x: Tensor, obstacles: Tensor) -> np.ndarray:
@@ -146,8 +131,10 @@ class Contact(nn.Module):
     # --- energy, force, Hessian
 
     def _collision_mesh(self, X):
-        if self._mesh is None or self._mesh[0] is not X or self._mesh[1] != X._version:
-            rest = self.vertices(X, torch.cat([X[:0].detach(), *(obstacle.X for obstacle in self.obstacles)]))
+        # the same values: a detached tensor shares memory and version with the one that is held here
+        same = self._mesh is not None and (self._mesh[0].data_ptr(), self._mesh[1]) == (X.data_ptr(), X._version)
+        if not same:
+            rest = self.vertices(X, torch.cat([X[:0].detach(), *(f.of(f.obstacle.X) for f in self.refinements)]))
             mesh = ipctk.CollisionMesh(rest, self.edges, *([] if self.faces is None else [self.faces]))
             mesh.init_area_jacobians()
             own = len(self.nodes)
@@ -164,6 +151,7 @@ class Contact(nn.Module):
         pairs = ipctk.NormalCollisions()
         pairs.use_area_weighting = True
         pairs.enable_shape_derivatives = True
+        pairs.collision_set_type = MAX_APPROX
         pairs.build(mesh, V, self.distance)
         return pairs
 
@@ -219,6 +207,11 @@ class Contact(nn.Module):
         """Values of the collision mesh at the obstacles (k, d)."""
         return torch.from_numpy(np.ascontiguousarray(values)).reshape(-1, self.dim)[len(self.nodes) :].clone()
 
+    def record(self, x, inputs) -> tuple[int, int, int, int]:
+        """Hash of the branches at x, and numbers of nodes in contact, sliding, sticking (``branches``)."""
+        mesh, V, _, pairs, rub = self._state(x, inputs)
+        return contact_record(mesh, V, pairs, rub, self.slip_speed * self.dt, len(self.nodes))
+
     def _mollified(self, pairs, V) -> bool:
         """Whether two edges in contact are so nearly parallel that their distance is mollified."""
         for i in range(len(pairs)):
@@ -230,13 +223,13 @@ class Contact(nn.Module):
 
     # --- ways
 
-    def limit(self, x, ahead, obstacles, obstacles_ahead) -> float:
+    def limit(self, x, ahead, obstacles, obstacles_ahead, X) -> float:
         """Longest part of the straight way from x to ``ahead`` without a collision, at most 1."""
         V0 = self.vertices(x, obstacles)
         V1 = self.vertices(ahead, obstacles_ahead)
         if not np.isfinite(V1).all():
             return 0.0
-        return ipctk.compute_collision_free_stepsize(self._mesh[2], V0, V1, 0.0, None, CCD)
+        return ipctk.compute_collision_free_stepsize(self._collision_mesh(X), V0, V1, 0.0, None, CCD)
 
     def minimum_distance(self, x: Tensor, time: float, X: Tensor) -> float:
         """Smallest distance [m] of pairs below d^; infinite without any."""

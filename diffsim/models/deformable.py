@@ -28,20 +28,19 @@ from diffsim.errors import DataError, SceneError, SimulationError
 from diffsim.kernels.arrays import context
 from diffsim.kernels.control_step import one_torch_thread
 from diffsim.models.boundary import Support, traction_load
-from diffsim.models.incremental import Incremental
+from diffsim.models.incremental import minimum
 from diffsim.solvers.assembly import Pattern
-from diffsim.solvers.implicit import root
 from diffsim.solvers.newton import Settings
 
 INTEGRATORS = ("euler", "bdf2", "newmark", "explicit")
-PAST = {"euler": 0, "bdf2": 2, "newmark": 0, "explicit": 0}
 
 
 class NodalState(NamedTuple):
     """Everything that a step reads and writes.
 
-    x: position [m], (n, d). v: velocity [m/s], (n, d). a: acceleration [m/s^2] of the last step, (n, d). past: of BDF2,
-    position and velocity one step before, (n, 2, d), else (n, 0, d). X: rest position [m], (n, d). time: [s], scalar.
+    x: position [m], (n, d). v: velocity [m/s], (n, d). a: acceleration [m/s^2] of the last step, (n, d). past: where
+    the last step began, of BDF2 the velocity there too, (n, 1 or 2, d). X: rest position [m], (n, d). time: [s].
+    interval: length of the last step [s], scalar; 0 where none led here, but a start or a static solve.
     """
 
     x: Tensor
@@ -50,13 +49,20 @@ class NodalState(NamedTuple):
     past: Tensor
     X: Tensor
     time: Tensor
+    interval: Tensor
 
 
 class Deformable(nn.Module):
     """What ``FEM`` and ``Shell`` share: time steps, equilibria, supports, loads, and these options.
 
     A subclass sets ``terms`` and calls ``_finish``; ``term_inputs(X)`` returns, per term, the tensors that the term's
-    force depends on, ``nodal(X)`` the masses and the weights of loads per unit mass.
+    force depends on, ``nodal(X)`` the masses and the consistent weights of loads per unit mass.
+
+    Loads per unit mass act with the lumped masses in motion, so that a free body falls as one, and with the consistent
+    weights in an equilibrium, which are more accurate; both are equal but for quadratic elements.
+
+    ``trace``, when it is a list, receives a record per step: a hash of the branches that were taken, and the numbers of
+    nodes in each of the states that ``shares`` names.
 
     Args:
         X: rest positions (n, d) [m].
@@ -80,6 +86,8 @@ class Deformable(nn.Module):
     Raises:
         SceneError: an option that does not fit.
     """
+
+    shares = ("in contact", "sliding", "sticking")
 
     def __init__(self, X, *, dt: float, substeps: int = 1, integrator: str = "euler", gravity=None,
                  body_force: Callable | None = None, prescribed=(), tractions: Sequence = (), forces=None,
@@ -128,7 +136,7 @@ class Deformable(nn.Module):
         """Called with the surface (f, d) when the elastic terms are set."""
         self.skin = faces
         if self.contact is not None:
-            self.terms.append(self.contact.bind(faces, len(self.X), self.dim, self.dt))
+            self.terms.append(self.contact.bind(faces, self.X, self.dt))
         free = (~self.support.held).reshape(-1).numpy()
         self.pattern = Pattern([dofs for term in self.terms for dofs in term.dofs(self.dim)], free)
 
@@ -165,8 +173,8 @@ class Deformable(nn.Module):
                 raise DataError(f"initial_state: {key} is not finite at node {_first_bad(value)}")
             values[key] = value.contiguous()
         zero = torch.zeros_like(self.X)
-        past = zero.new_zeros(shape[0], PAST[self.integrator], shape[1])
-        state = NodalState(values["x"], values["v"], zero, past, values["X"], torch.zeros((), dtype=torch.float64))
+        time = torch.zeros((), dtype=torch.float64)
+        state = NodalState(values["x"], values["v"], zero, values["x"][:, None], values["X"], time, time.clone())
         if self.contact is not None:
             self.contact.check(state.x, state.X)
         if self.integrator in ("newmark", "bdf2"):
@@ -177,8 +185,7 @@ class Deformable(nn.Module):
             if self.integrator == "newmark":
                 return state._replace(a=a)
             # as if it had moved with this acceleration before: what an error there costs is of second order
-            past = torch.stack([state.x - h * state.v + h * h / 2 * a, state.v - h * a], 1)
-            return state._replace(past=past)
+            return state._replace(past=torch.stack([state.x - h * state.v + h * h / 2 * a, state.v - h * a], 1))
         return state
 
     def _inputs(self, X, x_old, before, after):
@@ -187,10 +194,10 @@ class Deformable(nn.Module):
         return inputs if self.contact is None else [*inputs, self.contact.inputs(X, x_old, before, after)]
 
     def _inputs_of(self, state):
-        """The inputs of the step that led to a state: of Newmark's rule x_t to second order in the step only."""
-        time = float(state.time)
-        before = state.past[:, 0] if self.integrator == "bdf2" else state.x - self.dt * state.v
-        return self._inputs(state.X, before, time - self.dt, time)
+        """The inputs of the step or the static solve that led to a state."""
+        time, interval = float(state.time), float(state.interval)
+        inputs = self._inputs(state.X, state.past[:, 0], time - interval, time)
+        return inputs if interval else self._frictionless(inputs)
 
     def _frictionless(self, inputs):
         if self.contact is None:
@@ -199,9 +206,10 @@ class Deformable(nn.Module):
 
     # --- loads and reactions
 
-    def _loads(self, X, time):
-        """Masses (n,) and nodal loads (n, d) [N] at a time."""
-        mass, weight = self.nodal(X)
+    def _loads(self, X, time, static=False):
+        """Masses (n,) and nodal loads (n, d) [N] at a time, of a step or of an equilibrium."""
+        mass, consistent = self.nodal(X)
+        weight = consistent if static else mass
         acceleration = self.gravity.to(X).expand_as(X)
         if self.body_force is not None:
             acceleration = acceleration + torch.as_tensor(self.body_force(X, time)).to(X)
@@ -221,11 +229,15 @@ class Deformable(nn.Module):
     def reactions(self, state: NodalState) -> Tensor:
         """Forces of the supports on the body (n, d) [N], zero where nothing is held; differentiable.
 
-        R = M (a + c v) + dPsi/dx - f at the time of the state; of a static solution a = v = 0.
+        R = M (a + c v) + dPsi/dx - f in the step that led to the state: at its end, but for the explicit integrator at
+        its start, where that takes the forces. Friction is that of the step. Of a static solution a = v = 0, without
+        friction; a state at the start is taken like one, with its a and v.
         """
-        mass, load = self._loads(state.X, float(state.time))
-        total = mass[:, None] * (state.a + self.damping * state.v) - load
-        total = total + self._forces(state.x, self._inputs_of(state))
+        time, interval, v, x = float(state.time), float(state.interval), state.v, state.x
+        if interval and self.integrator == "explicit":
+            time, v, x = time - interval, v - interval * state.a, state.past[:, 0]
+        mass, load = self._loads(state.X, time, static=not interval)
+        total = mass[:, None] * (state.a + self.damping * v) - load + self._forces(x, self._inputs_of(state))
         return torch.where(self.support.held, total, torch.zeros_like(total))
 
     @torch.no_grad()
@@ -272,13 +284,19 @@ class Deformable(nn.Module):
         else:
             b, hat = h / 2, state.x + h * state.v + h * h / 4 * state.a
             y = hat - b * (state.v + b * state.a)
-        x = self._root(state, target, inputs, load, (mass, hat, y), b, f"step to t = {time:.6g} s")
-        past = torch.stack([state.x, state.v], 1) if self.integrator == "bdf2" else state.past
+        guess = state.x.detach() + h * state.v.detach()
+        x = self._solve(state.x, target, inputs, load, f"step to t = {time:.6g} s", (mass, hat, y), b, guess)
+        self._traced(x, inputs)
+        past = torch.stack([state.x, state.v], 1) if self.integrator == "bdf2" else state.x[:, None]
         v, a = (x - y) / b, (x - hat) / (b * b)
         if self.integrator != "euler":  # the rules of higher order would let the rates of a prescribed motion swing
             v = torch.where(self.support.held, (x - state.x) / h, v)
             a = torch.where(self.support.held, (v - state.v) / h, a)
-        return state._replace(x=x, v=v, a=a, past=past, time=state.time + h)
+        return state._replace(x=x, v=v, a=a, past=past, time=state.time + h, interval=torch.full_like(state.time, h))
+
+    def _traced(self, x, inputs):
+        if self.trace is not None:
+            self.trace.append((0, 0, 0, 0) if self.contact is None else self.contact.record(x, inputs[-1]))
 
     def _explicit(self, state, target, inputs, time):
         """Symplectic Euler: v' = v + h a, x' = x + h v', the force at the old position."""
@@ -293,7 +311,9 @@ class Deformable(nn.Module):
                 particle=_first_bad(x),
                 state=state,
             )
-        return state._replace(x=x, v=v, a=(v - state.v) / self.dt, time=state.time + self.dt)
+        self._traced(x, inputs)
+        return state._replace(x=x, v=v, a=(v - state.v) / self.dt, past=state.x[:, None], time=state.time + self.dt,
+                              interval=torch.full_like(state.time, self.dt))  # fmt: skip
 
     @one_torch_thread()
     def solve_static(self, state: NodalState, control: Tensor | None = None, *, load_steps: int = 1) -> NodalState:
@@ -312,7 +332,7 @@ class Deformable(nn.Module):
         """
         time = float(state.time)
         inputs = self._frictionless(self._inputs(state.X, state.x, time, time))
-        _, load = self._loads(state.X, time)
+        _, load = self._loads(state.X, time, static=True)
         target = self.support.positions(state.x, state.X, time, control, 1.0)
         start = state.x.detach()
         with torch.no_grad():
@@ -320,64 +340,28 @@ class Deformable(nn.Module):
                 share = k / load_steps
                 middle = torch.lerp(state.x.detach(), target.detach(), share)
                 fixed = [[value.detach() for value in own] for own in inputs]
-                start = self._root(state._replace(x=start), middle, fixed, share * load.detach(), None, None,
-                                   f"load step {k} of {load_steps}")  # fmt: skip
-        x = self._root(state._replace(x=start), target, inputs, load, None, None, "static solve")
+                name = f"load step {k} of {load_steps}"
+                start = self._solve(start, middle, fixed, share * load.detach(), name)
+        x = self._solve(start, target, inputs, load, "static solve")
+        self._traced(x, inputs)
         zero = torch.zeros_like(x)
-        past = torch.stack([x, zero], 1) if self.integrator == "bdf2" else state.past  # as if it had rested before
-        return state._replace(x=x, v=zero, a=zero, past=past)
+        past = torch.stack([x, zero], 1) if self.integrator == "bdf2" else x[:, None]  # as if it had rested before
+        return state._replace(x=x, v=zero, a=zero, past=past, interval=torch.zeros_like(state.time))
 
-    def _root(self, state, target, inputs, load, motion, b, name):
-        """x (n, d): the held coordinates of ``target``, the free ones a root of g; motion: (mass, x^, y)."""
-        sizes = [len(own) for own in inputs]
-        flat = [value for own in inputs for value in own]
-        moving = () if motion is None else motion
-        free, shape = self.free, self.X.shape
-
-        def unpack(values):
-            target, load, *rest = values
-            motion, rest = (rest[: len(moving)], rest[len(moving) :])
-            grouped, first = [], 0
-            for size in sizes:
-                grouped.append(rest[first : first + size])
-                first += size
-            return target, load, motion, grouped
-
-        def residual(y, *values):
-            target, load, motion, grouped = unpack(values)
-            x = target.reshape(-1).index_copy(0, free, y).reshape(shape)
-            g = self._forces(x, grouped) - load
-            if motion:
-                mass, hat, center = motion
-                g = g + mass[:, None] * ((x - hat) / (b * b) + self.damping * (x - center) / b)
-            return g.reshape(-1)[free]
-
-        def potential(values):
-            target, load, motion, grouped = unpack(values)
-            return Incremental(self.terms, self.pattern, grouped, target, load, free, motion, b, self.damping)
-
-        def solve(_, *values):
-            problem, old = potential(values), state.x.detach()
-            length = self.tolerance * self.dt if motion is not None else 1e-2 * self.tolerance * self.spacing
-            settings = Settings(length, self.iterations, self.linear)
-            guess = None if motion is None else old + self.dt * state.v.detach()
-            y, record = problem.solve(old, guess, settings, name)
-            if self.records is not None:
-                self.records.append(record)
-            return y
-
-        def jacobian(y, *values):
-            return potential(values).hessian(y.numpy(), False)
-
-        y0 = state.x.detach().reshape(-1)[free]
-        y = root(residual, y0, [target, load, *moving, *flat], solve=solve, jacobian=jacobian, linear=self.linear,
-                 name=f"{type(self).__name__}, {name}")  # fmt: skip
-        return target.reshape(-1).index_copy(0, free, y).reshape(shape)
+    def _solve(self, start, target, inputs, load, name, motion=(), b=None, guess=None):
+        length = self.tolerance * self.dt if motion else 1e-2 * self.tolerance * self.spacing
+        settings = Settings(length, self.iterations, self.linear)
+        return minimum(self.terms, self.pattern, self.free, inputs, target, load, start, settings,
+                       f"{type(self).__name__}, {name}", motion=motion, b=b, damping=self.damping, guess=guess,
+                       records=self.records)  # fmt: skip
 
     def footprint(self, state: NodalState) -> tuple[int, int]:
         """Bytes of a state, and of what one differentiated control step keeps; for ``rollout``."""
         own = sum(t.numel() * t.element_size() for t in (state.x, state.v, state.a, state.past))
-        return own, self.substeps * 10 * own
+        kept = 10 * own
+        if state.X.requires_grad:  # then the graph keeps the rest geometry of every step
+            kept += sum(term.geometry_bytes() for term in self.terms if hasattr(term, "geometry_bytes"))
+        return own, self.substeps * kept
 
 
 def _first_bad(value):

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from diffsim.errors import SceneError
+from diffsim.errors import MeshError, SceneError
 from diffsim.kernels import elements as kernels
 from diffsim.kernels.arrays import context
 from diffsim.kernels.reduction import repeat
@@ -81,9 +81,17 @@ class Elements:
         dN = self.dN.expand(self.count, *self.dN.shape).reshape(-1, *self.dN.shape[1:])
         G = dN @ torch.linalg.inv(J)
         w = torch.linalg.det(J) * self.weights.repeat(self.count)
+        if not bool((w > 0).all()):
+            e = int((~(w > 0)).nonzero()[0]) // self.points
+            raise MeshError(f"element {e} is inverted or without volume in the rest shape; move its nodes")
         if not X.requires_grad:
             self._rest = (X, X._version, (G, w))
         return G, w
+
+    def geometry_bytes(self) -> int:
+        """Bytes that a graph through ``rest`` keeps, measured for linear and quadratic elements in 2-D and 3-D."""
+        nodes, D = self.topology.nodes.shape[1], self.rest_dim
+        return 8 * self.count * self.points * (5 * nodes * D + 3 * D * D)
 
     def per_point(self, value: Tensor) -> Tensor:
         """A number, or one per element, as (m q,)."""

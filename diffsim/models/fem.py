@@ -5,6 +5,7 @@ import torch
 
 from diffsim.errors import SceneError
 from diffsim.geometry.solid import as_solid
+from diffsim.kernels import constitutive
 from diffsim.kernels.arrays import context
 from diffsim.materials import LinearElastic, StableNeoHookean
 from diffsim.models.deformable import Deformable
@@ -62,8 +63,11 @@ class FEM(Deformable):
 
     def term_inputs(self, X):
         """Inputs of the elastic term."""
-        values = [torch.as_tensor(value).to(context.dtype) for value in self.material.elastic.theta()]
-        return [self.elements.inputs(X, self.elements.theta(values))]
+        return [self.elements.inputs(X, self.theta())]
+
+    def theta(self):
+        """Parameters of the law at the quadrature points (m q, parameters)."""
+        return self.elements.theta([torch.as_tensor(v).to(context.dtype) for v in self.material.elastic.theta()])
 
     def deformation(self, state):
         """Deformation gradients F at the quadrature points (m q, d, d), differentiable."""
@@ -74,4 +78,6 @@ class FEM(Deformable):
     def stress(self, state):
         """Cauchy stress sigma = P F^T / J at the quadrature points (m q, d, d) [Pa], differentiable."""
         F = self.deformation(state)
-        return self.material.elastic.stress(F) @ F.transpose(1, 2) / torch.linalg.det(F)[:, None, None]
+        kind = torch.zeros(len(F), dtype=torch.int32)
+        P = constitutive.stress(self.elements.laws, F, F.new_ones(len(F), 1), torch.zeros_like(F), self.theta(), kind)
+        return P @ F.transpose(1, 2) / torch.linalg.det(F)[:, None, None]

@@ -7,7 +7,8 @@ import scipy.sparse as sp
 import torch
 
 from diffsim.errors import SolverError
-from diffsim.solvers.newton import minimize
+from diffsim.solvers.implicit import root
+from diffsim.solvers.newton import Settings, minimize
 
 HALVINGS = 6  # of the motion of the held nodes, where its end at once is not allowed
 
@@ -81,7 +82,7 @@ class Incremental:
         if self.contact is None:
             return 1.0
         now = self.inputs[-1][0]
-        return self.contact.limit(self.full(y), self.full(y + p), now, now)
+        return self.contact.limit(self.full(y), self.full(y + p), now, now, self.inputs[-1][3])
 
     @torch.no_grad()
     def solve(self, old, guess, settings, name):
@@ -104,7 +105,8 @@ class Incremental:
             candidates.append(guess.reshape(-1)[self.free].numpy())
         start = old.reshape(self.shape)
         allowed = [(self.energy(y)[0], k) for k, y in enumerate(candidates)
-                   if self.contact is None or self.contact.limit(start, self.full(y), then, now) >= 1.0]  # fmt: skip
+                   if self.contact is None
+                   or self.contact.limit(start, self.full(y), then, now, self.inputs[-1][3]) >= 1.0]  # fmt: skip
         best, k = min(allowed, default=(math.inf, 0))
         if math.isfinite(best):
             return minimize(self, candidates[k], settings, name)
@@ -119,3 +121,52 @@ class Incremental:
         y, _ = self._advance(old, half, (middle, then), None, settings, f"{name}, half of the motion", halvings - 1)
         reached = half.index_copy(0, self.free, torch.from_numpy(y))
         return self._advance(reached, goal, (now, middle), None, settings, name, halvings - 1)
+
+
+def minimum(terms, pattern, free, inputs, target, load, start, settings: Settings, name: str, *, motion=(), b=None,
+            damping=0.0, guess=None, records=None) -> torch.Tensor:  # fmt: skip
+    """x (n, d): the held coordinates of ``target``, the free ones a root of dE/dy; differentiable in all tensors.
+
+    Args:
+        terms, pattern, free, inputs, target, load, motion, b, damping: as of ``Incremental``.
+        start, guess: (n, d), where the solve may start.
+        records: a list that receives the record of the solve.
+    """
+    sizes, shape, moving = [len(own) for own in inputs], target.shape, len(motion)
+
+    def unpack(values):
+        target, load, *rest = values
+        own, rest, grouped = rest[:moving], rest[moving:], []
+        for size in sizes:
+            grouped.append(rest[:size])
+            rest = rest[size:]
+        return target, load, own, grouped
+
+    def residual(y, *values):
+        target, load, own, grouped = unpack(values)
+        x = target.reshape(-1).index_copy(0, free, y).reshape(shape)
+        g = -load
+        for term, tensors in zip(terms, grouped, strict=True):
+            g = g + term.force(x, *tensors)
+        if own:
+            mass, hat, center = own
+            g = g + mass[:, None] * ((x - hat) / (b * b) + damping * (x - center) / b)
+        return g.reshape(-1)[free]
+
+    def potential(values):
+        target, load, own, grouped = unpack(values)
+        return Incremental(terms, pattern, grouped, target, load, free, own, b, damping)
+
+    def solve(_, *values):
+        y, record = potential(values).solve(start.detach(), guess, settings, name)
+        if records is not None:
+            records.append(record)
+        return y
+
+    def jacobian(y, *values):
+        return potential(values).hessian(y.numpy(), False)
+
+    flat = [value for own in inputs for value in own]
+    y = root(residual, start.detach().reshape(-1)[free], [target, load, *motion, *flat], solve=solve,
+             jacobian=jacobian, linear=settings.linear, name=name)  # fmt: skip
+    return target.reshape(-1).index_copy(0, free, y).reshape(shape)

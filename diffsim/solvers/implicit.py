@@ -124,6 +124,12 @@ class _Root(torch.autograd.Function):
     def backward(ctx, grad_x):
         problem, (x, *inputs) = ctx.problem, ctx.saved_tensors
         wanted = ctx.needs_input_grad[2:]
+        bad = ~torch.isfinite(grad_x).reshape(-1)
+        if bad.any():
+            raise GradientError(
+                f"{problem.name}: the gradient that comes in is not finite at unknown {int(bad.nonzero()[0])} of "
+                f"{len(bad)}; check what is computed from this solution"
+            )
         values = [value.detach().requires_grad_(need) for value, need in zip(inputs, wanted, strict=True)]
         try:
             J = factorize(problem.jacobian(x, [value.detach() for value in inputs]), problem.linear)

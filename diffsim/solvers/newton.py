@@ -20,6 +20,7 @@ from diffsim.solvers.linear import factorize
 
 ARMIJO = 1e-4
 SHORTEST = 2.0**-40  # step length at which the line search gives up
+PAUSE = 2  # iterations for which the exact Hessian is left out once it was not positive definite
 
 
 class Potential(Protocol):
@@ -53,13 +54,18 @@ class Settings:
 
 @dataclass
 class Record:
-    """What a solve did, per iteration: largest entries of gradient and step, energy, step length, direction."""
+    """What a solve did, per iteration: largest entries of gradient and step, energy, step length, direction.
+
+    projected: whether the Hessian of the direction was. refused: numbers of the iterations, counted from 0, whose exact
+    Hessian was not positive definite.
+    """
 
     gradients: list = field(default_factory=list)
     steps: list = field(default_factory=list)
     energies: list = field(default_factory=list)
     lengths: list = field(default_factory=list)
     projected: list = field(default_factory=list)
+    refused: list = field(default_factory=list)
 
     @property
     def iterations(self) -> int:
@@ -138,10 +144,11 @@ def _direction(potential, x, g, settings, name, record):
     """Newton's step with the exact Hessian where that is positive definite, else with the projected one.
 
     Near a minimum the exact one converges quadratically, the projected one may not. Where the exact one was refused, it
-    is not tried in the next two iterations.
+    is not tried in the next ``PAUSE`` iterations.
     """
+    number = len(record.projected)
     try:
-        if not any(record.projected[-2:]) or len(record.projected) % 3 == 0:
+        if not record.refused or number - record.refused[-1] > PAUSE:
             factors = factorize(potential.hessian(x, False), settings.linear)
             if factors.positive() is not False:
                 try:
@@ -151,6 +158,7 @@ def _direction(potential, x, g, settings, name, record):
                 if p @ g < 0:
                     record.projected.append(False)
                     return p
+            record.refused.append(number)
         record.projected.append(True)
         return -factorize(potential.hessian(x, True), settings.linear).solve(g)
     except SolverError as error:

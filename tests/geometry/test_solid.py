@@ -67,6 +67,12 @@ BAD = {
     "missing node": (TRIANGLE, [[0, 1, 3]], "element 0 names a node"),
     "flat": (np.array([[0.0, 0.0], [1.0, 1.0], [2.0, 2.0], [0.0, 1.0]]), [[0, 1, 3], [0, 1, 2]], "element 1 has no"),
     "loose": (np.concatenate([TRIANGLE, [[5.0, 5.0]]]), [[0, 1, 2]], "node 3 is in no element"),
+    "twice": (TRIANGLE, [[0, 1, 2], [2, 0, 1]], "element 0 is given twice"),
+    "midpoints in another order": (
+        np.concatenate([TRIANGLE, [[0.5, 0.5], [0.5, 0.0], [0.0, 0.5]]]),
+        [[0, 1, 2, 3, 4, 5]],
+        "element 0: node 3 is not near the middle of the edge between nodes 0 and 1",
+    ),
     "not finite": (np.array([[0.0, np.nan], [1.0, 0.0], [0.0, 1.0]]), [[0, 1, 2]], "node 0"),
 }
 
@@ -88,3 +94,29 @@ def test_files_that_are_no_solids_are_refused(tmp_path):
     points = np.array([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0], [0.0, 1.0, 0.3]])
     with pytest.raises(MeshError, match="not a solid"):
         as_solid(meshio.Mesh(points, [("triangle", np.array([[0, 1, 2]]))]))
+
+
+def test_tetrahedra_with_midpoints_in_another_order_are_refused():
+    mesh = block((1, 1, 1), (1.0, 1.0, 1.0), quadratic=True)
+    swapped = mesh.elements[:, [0, 1, 2, 3, 4, 5, 6, 7, 9, 8]]  # as Gmsh numbers them
+    with pytest.raises(MeshError, match="element 0: node .* is not near the middle"):
+        SolidMesh(mesh.nodes, swapped)
+
+
+def test_a_file_with_several_kinds_of_solid_cells_is_refused(tmp_path):
+    mesh = block((1, 1, 1), (1.0, 1.0, 1.0))
+    points = np.concatenate([mesh.nodes, mesh.nodes + [1.0, 0.0, 0.0]])
+    hexahedron = np.array([[8, 12, 14, 10, 9, 13, 15, 11]])
+    surface = ("triangle", mesh.surface())  # boundary faces beside tetrahedra are usual
+    meshio.Mesh(points, [("tetra", mesh.elements), surface, ("hexahedron", hexahedron)]).write(tmp_path / "a.vtk")
+    with pytest.raises(MeshError, match="holds tetra and hexahedron cells") as refusal:
+        as_solid(str(tmp_path / "a.vtk"))
+    assert "\n" not in str(refusal.value)
+    meshio.Mesh(mesh.nodes, [("tetra", mesh.elements), surface]).write(tmp_path / "b.vtk")
+    assert len(as_solid(str(tmp_path / "b.vtk")).elements) == 6
+
+
+@pytest.mark.parametrize("size", [30.0 * 25.4, 2e-5])
+def test_sizes_that_suggest_other_units_are_warned_of(size):
+    with pytest.warns(UserWarning, match="lengths are in meters"):
+        block((1, 1), (size, size))

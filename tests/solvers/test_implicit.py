@@ -4,7 +4,7 @@ import pytest
 import scipy.sparse as sp
 import torch
 
-from diffsim.errors import SceneError, SolverError
+from diffsim.errors import GradientError, SceneError, SolverError
 from diffsim.kernels.arrays import context
 from diffsim.solvers import root
 
@@ -91,3 +91,10 @@ def test_what_has_no_root_raises_with_the_history():
     assert failure.value.history[0] == 2
     with pytest.raises(SceneError, match="shape"):
         root(lambda x: x.sum(), torch.ones(2, dtype=torch.float64))
+
+
+def test_a_gradient_that_comes_in_broken_is_named_and_not_the_matrix():
+    a, b = inputs()
+    x = root(residual, torch.zeros(3, dtype=torch.float64), [a, b])
+    with pytest.raises(GradientError, match="that comes in is not finite at unknown 1 of 3"):
+        x.backward(torch.tensor([1.0, float("nan"), 0.0], dtype=torch.float64))

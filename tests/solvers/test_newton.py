@@ -71,3 +71,39 @@ def test_a_wrong_gradient_is_noticed_instead_of_a_rising_energy():
 
     with pytest.raises(SolverError, match="no decrease"):
         minimize(Wrong(np.zeros(4)), START, Settings(1e-9))
+
+
+def test_a_refused_exact_hessian_is_left_out_for_two_iterations():
+    class Refused(Springs):
+        """Its exact Hessian is never positive definite, so that every try is refused."""
+
+        def __init__(self):
+            super().__init__(np.full(4, 0.1))
+            self.kinds = []
+
+        def hessian(self, x, project):
+            self.kinds.append(project)
+            return super().hessian(x, True) * (1.0 if project else -1.0)
+
+    potential = Refused()
+    minimize(potential, np.array([0.2, 0.3, 0.1, 5.0]), Settings(1e-9, linear="superlu"))
+    assert len(potential.kinds) > 8
+    assert potential.kinds == ([False, True, True, True] * 10)[: len(potential.kinds)]
+
+
+def test_the_pause_counts_from_the_refusal():
+    class Late(Springs):
+        """Refused for the first time in the second iteration."""
+
+        def __init__(self):
+            super().__init__(np.full(4, 0.1))
+            self.kinds = []
+
+        def hessian(self, x, project):
+            self.kinds.append(project)
+            good = project or self.kinds.count(False) == 1
+            return super().hessian(x, True) * (1.0 if good else -1.0)
+
+    potential = Late()
+    minimize(potential, np.array([0.2, 0.3, 0.1, 5.0]), Settings(1e-9, linear="superlu"))
+    assert potential.kinds[:6] == [False, False, True, True, True, False]
