@@ -154,9 +154,10 @@ def block(cells, size, origin=None, *, quadratic=False) -> SolidMesh:
         cells: numbers along the axes, two or three. size: lengths [m]. origin: lowest corner [m].
     """
     d = len(cells)
-    if d not in (2, 3) or len(size) != d or min(cells) < 1:
+    if d not in (2, 3) or len(size) != d or min(cells) < 1 or np.shape(origin) not in ((), (d,)):
         raise MeshError(
-            f"block: cells={tuple(cells)}, size={tuple(size)}; give two or three of each, at least one cell"
+            f"block: cells={tuple(cells)}, size={tuple(size)}, origin={origin}; give two or three of each, at least "
+            "one cell"
         )
     axes = [np.linspace(0.0, length, n + 1) for n, length in zip(cells, size, strict=True)]
     nodes = np.stack(np.meshgrid(*axes, indexing="ij"), -1).reshape(-1, d) + (0.0 if origin is None else origin)

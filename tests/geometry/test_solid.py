@@ -120,3 +120,8 @@ def test_a_file_with_several_kinds_of_solid_cells_is_refused(tmp_path):
 def test_sizes_that_suggest_other_units_are_warned_of(size):
     with pytest.warns(UserWarning, match="lengths are in meters"):
         block((1, 1), (size, size))
+
+
+def test_a_block_with_sizes_that_do_not_fit_is_refused():
+    with pytest.raises(MeshError, match="two or three of each"):
+        block((1, 1), (1.0, 1.0), (0.0, 0.0, 0.0))
