@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from diffsim.errors import DataError, SceneError, SimulationError
 from diffsim.kernels.arrays import context
 from diffsim.kernels.control_step import one_torch_thread
+from diffsim.materials.law import NOT_NEGATIVE, hold
 from diffsim.models.boundary import Support, traction_load
 from diffsim.models.incremental import minimum
 from diffsim.solvers.assembly import Pattern
@@ -77,7 +78,7 @@ class Deformable(nn.Module):
             a callable of t.
         forces: nodal forces (n, d) [N], or a callable (X, t).
         contact: ``ds.models.Contact``, with obstacles and with itself; None: none.
-        damping: rate c of the force -c M v [1/s].
+        damping: rate c of the force -c M v [1/s], a number or a parameter.
         tolerance: of a solve: the last Newton step is shorter than tolerance * dt [m/s]; of an equilibrium shorter than
             tolerance/100 of the mesh's spacing. As Newton converges quadratically, what is left is far less.
         iterations: of Newton, at most.
@@ -91,7 +92,7 @@ class Deformable(nn.Module):
 
     def __init__(self, X, *, dt: float, substeps: int = 1, integrator: str = "euler", gravity=None,
                  body_force: Callable | None = None, prescribed=(), tractions: Sequence = (), forces=None,
-                 contact=None, damping: float = 0.0, tolerance: float = 1e-6, iterations: int = 100,
+                 contact=None, damping=0.0, tolerance: float = 1e-6, iterations: int = 100,
                  linear: str = "auto"):  # fmt: skip
         super().__init__()
         name = type(self).__name__
@@ -108,10 +109,13 @@ class Deformable(nn.Module):
             raise SceneError(f"{name}: substeps={substeps!r}; give a whole number, at least 1")
         if integrator not in INTEGRATORS:
             raise SceneError(f"{name}: integrator={integrator!r}; use one of {', '.join(INTEGRATORS)}")
-        if not tolerance > 0 or not damping >= 0:
-            raise SceneError(f"{name}: tolerance={tolerance!r}, damping={damping!r}; give a positive speed and a rate")
+        if not tolerance > 0:
+            raise SceneError(f"{name}: tolerance={tolerance!r}; give a positive speed")
+        hold(self, "damping", damping, NOT_NEGATIVE, " 1/s")
+        if self.damping.ndim:
+            raise SceneError(f"{name}: damping has shape {tuple(self.damping.shape)}; give one number")
         self.dt, self.substeps, self.integrator = float(dt), int(substeps), integrator
-        self.damping, self.tolerance, self.iterations, self.linear = damping, tolerance, int(iterations), linear
+        self.tolerance, self.iterations, self.linear = tolerance, int(iterations), linear
         self.body_force, self.tractions, self.forces = body_force, list(tractions), forces
         X = torch.as_tensor(X).to(context.dtype)
         self.register_buffer("X", X)
@@ -285,7 +289,9 @@ class Deformable(nn.Module):
             b, hat = h / 2, state.x + h * state.v + h * h / 4 * state.a
             y = hat - b * (state.v + b * state.a)
         guess = state.x.detach() + h * state.v.detach()
-        x = self._solve(state.x, target, inputs, load, f"step to t = {time:.6g} s", (mass, hat, y), b, guess)
+        x = self._solve(
+            state.x, target, inputs, load, f"step to t = {time:.6g} s", (mass, hat, y, self.damping), b, guess
+        )
         self._traced(x, inputs)
         past = torch.stack([state.x, state.v], 1) if self.integrator == "bdf2" else state.x[:, None]
         v, a = (x - y) / b, (x - hat) / (b * b)
@@ -352,7 +358,7 @@ class Deformable(nn.Module):
         length = self.tolerance * self.dt if motion else 1e-2 * self.tolerance * self.spacing
         settings = Settings(length, self.iterations, self.linear)
         return minimum(self.terms, self.pattern, self.free, inputs, target, load, start, settings,
-                       f"{type(self).__name__}, {name}", motion=motion, b=b, damping=self.damping, guess=guess,
+                       f"{type(self).__name__}, {name}", motion=motion, b=b, guess=guess,
                        records=self.records)  # fmt: skip
 
     def footprint(self, state: NodalState) -> tuple[int, int]:

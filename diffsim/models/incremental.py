@@ -20,13 +20,13 @@ class Incremental:
         terms, inputs: of Psi, and what each takes.
         pattern: ``solvers.assembly.Pattern`` of the terms.
         target: (n, d), for the held coordinates. load: f (n, d). free: indices of the free coordinates.
-        motion: (masses, x^, y), or nothing for an equilibrium. b, damping: as above.
+        motion: (masses, x^, y, c), or nothing for an equilibrium. b: as above.
     """
 
-    def __init__(self, terms, pattern, inputs, target, load, free, motion, b, damping):
+    def __init__(self, terms, pattern, inputs, target, load, free, motion, b):
         self.terms, self.pattern, self.inputs = terms, pattern, list(inputs)
         self.held, self.load, self.free = target.reshape(-1), load, free
-        self.shape, self.motion, self.b, self.damping = target.shape, motion, b, damping
+        self.shape, self.motion, self.b = target.shape, motion, b
         self.origin = target
         self.contact = next((term for term in terms if hasattr(term, "stiffness_matrix")), None)  # the last one
         if self.contact is not None:
@@ -34,7 +34,7 @@ class Incremental:
             self.number[free.numpy()] = np.arange(len(free))
         self.diagonal = np.zeros(len(free))
         if motion:
-            stiff = motion[0] * (1 / (b * b) + damping / b)
+            stiff = motion[0] * (1 / (b * b) + motion[3] / b)
             self.diagonal = stiff[:, None].expand(self.shape).reshape(-1)[free].numpy()
 
     def full(self, y) -> torch.Tensor:
@@ -50,8 +50,8 @@ class Incremental:
         work = self.load * (x - self.origin)
         total, size = total - float(work.sum()), size + float(work.abs().sum())
         if self.motion:
-            mass, hat, center = self.motion
-            inertia = mass[:, None] / 2 * ((x - hat) ** 2 / self.b**2 + self.damping * (x - center) ** 2 / self.b)
+            mass, hat, center, damping = self.motion
+            inertia = mass[:, None] / 2 * ((x - hat) ** 2 / self.b**2 + damping * (x - center) ** 2 / self.b)
             total, size = total + float(inertia.sum()), size + float(inertia.sum())
         return (total if math.isfinite(total) else math.inf), 1e-15 * size
 
@@ -61,8 +61,8 @@ class Incremental:
         for term, own in zip(self.terms, self.inputs, strict=True):
             g = g + term.force(x, *own)
         if self.motion:
-            mass, hat, center = self.motion
-            g = g + mass[:, None] * ((x - hat) / self.b**2 + self.damping * (x - center) / self.b)
+            mass, hat, center, damping = self.motion
+            g = g + mass[:, None] * ((x - hat) / self.b**2 + damping * (x - center) / self.b)
         return g.reshape(-1)[self.free].numpy()
 
     def hessian(self, y, project):
@@ -124,11 +124,11 @@ class Incremental:
 
 
 def minimum(terms, pattern, free, inputs, target, load, start, settings: Settings, name: str, *, motion=(), b=None,
-            damping=0.0, guess=None, records=None) -> torch.Tensor:  # fmt: skip
+            guess=None, records=None) -> torch.Tensor:  # fmt: skip
     """x (n, d): the held coordinates of ``target``, the free ones a root of dE/dy; differentiable in all tensors.
 
     Args:
-        terms, pattern, free, inputs, target, load, motion, b, damping: as of ``Incremental``.
+        terms, pattern, free, inputs, target, load, motion, b: as of ``Incremental``.
         start, guess: (n, d), where the solve may start.
         records: a list that receives the record of the solve.
     """
@@ -149,13 +149,13 @@ def minimum(terms, pattern, free, inputs, target, load, start, settings: Setting
         for term, tensors in zip(terms, grouped, strict=True):
             g = g + term.force(x, *tensors)
         if own:
-            mass, hat, center = own
+            mass, hat, center, damping = own
             g = g + mass[:, None] * ((x - hat) / (b * b) + damping * (x - center) / b)
         return g.reshape(-1)[free]
 
     def potential(values):
         target, load, own, grouped = unpack(values)
-        return Incremental(terms, pattern, grouped, target, load, free, own, b, damping)
+        return Incremental(terms, pattern, grouped, target, load, free, own, b)
 
     def solve(_, *values):
         y, record = potential(values).solve(start.detach(), guess, settings, name)

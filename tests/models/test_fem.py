@@ -120,19 +120,19 @@ def test_rigid_motions_cost_no_energy_and_inner_forces_add_up_to_nothing(law):
 
 @pytest.mark.parametrize("integrator", ["euler", "bdf2", "newmark"])
 def test_gradients_of_three_steps_agree_with_differences(integrator):
-    model = beam(integrator=integrator, quadratic=integrator == "bdf2", damping=0.3, tolerance=1e-10, learn=True,
-                 gravity=number([0.0, -9.8]))  # fmt: skip
+    model = beam(integrator=integrator, quadratic=integrator == "bdf2", damping=number(0.3), tolerance=1e-10,
+                 learn=True, gravity=number([0.0, -9.8]))  # fmt: skip
     state = model.initial_state(v=noise(*model.X.shape, size=0.1))
     controls = noise(3, len(model.support.driven), 2, size=0.1)
     report = gradcheck(model, state, controls, entries=2, directions=1, taylor=False)
     names = {row.input for row in report.rows}
     assert {"x", "v", "X", "controls", "gravity", "material.elastic.E", "material.elastic.nu"} <= names
-    assert {"material.density"} <= names and ("past" in names) == (integrator == "bdf2")
+    assert {"material.density", "damping"} <= names and ("past" in names) == (integrator == "bdf2")
     assert report.ok, f"\n{report}"
 
 
 def test_gradients_of_explicit_steps_agree_with_differences():
-    model = beam(integrator="explicit", dt=2e-3, substeps=20, learn=True, damping=0.5)
+    model = beam(integrator="explicit", dt=2e-3, substeps=20, learn=True, damping=number(0.5))
     state = model.initial_state(v=noise(*model.X.shape, size=0.5))
     report = gradcheck(model, state, noise(2, 2, 2, size=0.1), entries=2, directions=1, taylor=False)
     assert report.ok, f"\n{report}"
@@ -322,6 +322,8 @@ BAD = [
     ({"integrator": "leapfrog"}, SceneError, "integrator"),
     ({"substeps": 0}, SceneError, "substeps"),
     ({"gravity": (1.0,)}, SceneError, "gravity"),
+    ({"damping": -1.0}, SceneError, "damping is -1 1/s"),
+    ({"damping": torch.ones(2)}, SceneError, "damping has shape"),
     ({"prescribed": [99]}, SceneError, "distinct nodes"),
     ({"prescribed": ds.models.Prescribed([0], axes=(4,))}, SceneError, "axes"),
     ({"prescribed": [ds.models.Prescribed([0]), ds.models.Prescribed([0], axes=(1,))]}, SceneError, "held twice"),

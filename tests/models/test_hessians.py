@@ -133,9 +133,10 @@ def test_the_hessian_of_the_whole_potential_of_a_step(dim):
         contact.inputs(model.X, x + noise(*x.shape, seed=3, size=SLIP[dim]), 0.0, 0.0),
     ]
     mass, load = model._loads(model.X, 0.0)
-    motion = mass, x + noise(*x.shape, seed=4, size=1e-3), x + noise(*x.shape, seed=5, size=1e-3)
+    damping = torch.tensor(3.0, dtype=torch.float64)
+    motion = mass, x + noise(*x.shape, seed=4, size=1e-3), x + noise(*x.shape, seed=5, size=1e-3), damping
     load = load + noise(*x.shape, seed=6, size=10.0)
-    potential = Incremental(model.terms, pattern, inputs, x, load, free, motion, 1e-2, 3.0)
+    potential = Incremental(model.terms, pattern, inputs, x, load, free, motion, 1e-2)
     y = x.reshape(-1)[free].numpy()
     check(
         lambda y: potential.energy(y)[0], potential.gradient, lambda y: potential.hessian(y, False).toarray(), y, 1e-7
