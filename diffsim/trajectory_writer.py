@@ -2,7 +2,7 @@
 
 Layout of a file (schema 1). Attributes: ``schema``, ``dim``, ``full``, and what the writer was given. Datasets, each
 with a ``units`` attribute: ``time`` (frames,); per frame x, v, C, F, q, pose, wrench; constant X, volume, material; of
-a body of nodes (``models.NodalState``) per frame x, v, a, past and constant X;
+a body of nodes (``models.NodalState``) per frame x, v, a, past, q and constant X;
 ``fields/NAME`` per frame. Particles stay in the user's order in every frame.
 """
 
@@ -37,7 +37,7 @@ FIELD_UNITS = {"stress": "Pa", "energy": "J/m^3", "plastic_strain": "1"}
 MOVING = ("x", "v", "C", "F", "q", "pose", "wrench")
 OBSERVED = ("x", "v", "pose", "wrench")  # what a file without full states holds per frame
 CONSTANT = ("X", "volume", "material")
-NODAL = ("x", "v", "a", "past")  # what a file of a body of nodes holds per frame; its only constant is X
+NODAL = ("x", "v", "a", "past", "q")  # what a file of a body of nodes holds per frame; its only constant is X
 CHUNK_ROWS = 65_536  # particles per chunk: a chunk of F in f64 is then 4.7 MB
 
 

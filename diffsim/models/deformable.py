@@ -41,7 +41,8 @@ class NodalState(NamedTuple):
 
     x: position [m], (n, d). v: velocity [m/s], (n, d). a: acceleration [m/s^2] of the last step, (n, d). past: where
     the last step began, of BDF2 the velocity there too, (n, 1 or 2, d). X: rest position [m], (n, d). time: [s].
-    interval: length of the last step [s], scalar; 0 where none led here, but a start or a static solve.
+    interval: length of the last step [s], scalar; 0 where none led here, but a start or a static solve. q: internal
+    variables of a plastic body (``plastic_flow``), a row per quadrature point; (0, 0) of others.
     """
 
     x: Tensor
@@ -51,6 +52,7 @@ class NodalState(NamedTuple):
     X: Tensor
     time: Tensor
     interval: Tensor
+    q: Tensor
 
 
 class Deformable(nn.Module):
@@ -88,7 +90,7 @@ class Deformable(nn.Module):
         SceneError: an option that does not fit.
     """
 
-    shares = ("in contact", "sliding", "sticking")
+    shares = ("in contact", "sliding", "sticking", "yielding")
 
     def __init__(self, X, *, dt: float, substeps: int = 1, integrator: str = "euler", gravity=None,
                  body_force: Callable | None = None, prescribed=(), tractions: Sequence = (), forces=None,
@@ -178,11 +180,12 @@ class Deformable(nn.Module):
             values[key] = value.contiguous()
         zero = torch.zeros_like(self.X)
         time = torch.zeros((), dtype=torch.float64)
-        state = NodalState(values["x"], values["v"], zero, values["x"][:, None], values["X"], time, time.clone())
+        state = NodalState(values["x"], values["v"], zero, values["x"][:, None], values["X"], time, time.clone(),
+                           self.internals())  # fmt: skip
         if self.contact is not None:
             self.contact.check(state.x, state.X)
         if self.integrator in ("newmark", "bdf2"):
-            inputs = self._inputs(state.X, state.x, 0.0, 0.0)
+            inputs = self._inputs(state, state.x, 0.0, 0.0, frozen=True)
             mass, load = self._loads(state.X, 0.0)
             a = (load - self._forces(state.x, inputs)) / mass[:, None] - self.damping * state.v
             a, h = torch.where(self.support.held, zero, a), self.dt
@@ -192,15 +195,27 @@ class Deformable(nn.Module):
             return state._replace(past=torch.stack([state.x - h * state.v + h * h / 2 * a, state.v - h * a], 1))
         return state
 
-    def _inputs(self, X, x_old, before, after):
+    def internals(self) -> Tensor:
+        """q of the rest state."""
+        return self.X.new_zeros(0, 0)
+
+    def material_inputs(self, state, frozen):
+        """Inputs of the terms but contact in a step from a state; frozen: as they are in it, without further flow."""
+        return self.term_inputs(state.X)
+
+    def flowed(self, state, x) -> tuple[Tensor, tuple, int]:
+        """q after a step from ``state`` to x, the branches of the material, and the number of nodes that yield."""
+        return state.q, (), 0
+
+    def _inputs(self, state, x_old, before, after, frozen=False):
         """Per term what its force depends on besides x; x_old and the times are those of the step, for contact."""
-        inputs = self.term_inputs(X)
-        return inputs if self.contact is None else [*inputs, self.contact.inputs(X, x_old, before, after)]
+        inputs = self.material_inputs(state, frozen)
+        return inputs if self.contact is None else [*inputs, self.contact.inputs(state.X, x_old, before, after)]
 
     def _inputs_of(self, state):
         """The inputs of the step or the static solve that led to a state."""
         time, interval = float(state.time), float(state.interval)
-        inputs = self._inputs(state.X, state.past[:, 0], time - interval, time)
+        inputs = self._inputs(state, state.past[:, 0], time - interval, time, frozen=True)
         return inputs if interval else self._frictionless(inputs)
 
     def _frictionless(self, inputs):
@@ -274,7 +289,7 @@ class Deformable(nn.Module):
     def _step(self, state, control):
         h = self.dt
         time = float(state.time) + h
-        inputs = self._inputs(state.X, state.x, float(state.time), time)
+        inputs = self._inputs(state, state.x, float(state.time), time, frozen=self.integrator == "explicit")
         target = self.support.positions(state.x, state.X, time, control, h)
         if self.integrator == "explicit":
             return self._explicit(state, target, inputs, time)
@@ -292,17 +307,23 @@ class Deformable(nn.Module):
         x = self._solve(
             state.x, target, inputs, load, f"step to t = {time:.6g} s", (mass, hat, y, self.damping), b, guess
         )
-        self._traced(x, inputs)
+        q = self._flowed(state, x, inputs)
         past = torch.stack([state.x, state.v], 1) if self.integrator == "bdf2" else state.x[:, None]
         v, a = (x - y) / b, (x - hat) / (b * b)
         if self.integrator != "euler":  # the rules of higher order would let the rates of a prescribed motion swing
             v = torch.where(self.support.held, (x - state.x) / h, v)
             a = torch.where(self.support.held, (v - state.v) / h, a)
-        return state._replace(x=x, v=v, a=a, past=past, time=state.time + h, interval=torch.full_like(state.time, h))
+        return state._replace(x=x, v=v, a=a, past=past, time=state.time + h, interval=torch.full_like(state.time, h),
+                              q=q)  # fmt: skip
 
-    def _traced(self, x, inputs):
+    def _flowed(self, state, x, inputs):
+        """q after a step or a static solve to x, whose branches are recorded."""
+        q, branches, yielding = self.flowed(state, x)
         if self.trace is not None:
-            self.trace.append((0, 0, 0, 0) if self.contact is None else self.contact.record(x, inputs[-1]))
+            touching = (0, 0, 0, 0) if self.contact is None else self.contact.record(x, inputs[-1])
+            own = hash((touching[0], branches)) if branches else touching[0]
+            self.trace.append((own, *touching[1:], yielding))
+        return q
 
     def _explicit(self, state, target, inputs, time):
         """Symplectic Euler: v' = v + h a, x' = x + h v', the force at the old position."""
@@ -317,9 +338,9 @@ class Deformable(nn.Module):
                 particle=_first_bad(x),
                 state=state,
             )
-        self._traced(x, inputs)
+        q = self._flowed(state, x, inputs)
         return state._replace(x=x, v=v, a=(v - state.v) / self.dt, past=state.x[:, None], time=state.time + self.dt,
-                              interval=torch.full_like(state.time, self.dt))  # fmt: skip
+                              interval=torch.full_like(state.time, self.dt), q=q)  # fmt: skip
 
     @one_torch_thread()
     def solve_static(self, state: NodalState, control: Tensor | None = None, *, load_steps: int = 1) -> NodalState:
@@ -337,7 +358,12 @@ class Deformable(nn.Module):
             SolverError: no convergence, or a body that is not held.
         """
         time = float(state.time)
-        inputs = self._frictionless(self._inputs(state.X, state.x, time, time))
+        if load_steps > 1 and state.q.numel():
+            raise SceneError(
+                f"{type(self).__name__}: load_steps={load_steps}, but where a plastic body ends depends on the way; "
+                "call solve_static for each load"
+            )
+        inputs = self._frictionless(self._inputs(state, state.x, time, time))
         _, load = self._loads(state.X, time, static=True)
         target = self.support.positions(state.x, state.X, time, control, 1.0)
         start = state.x.detach()
@@ -349,10 +375,9 @@ class Deformable(nn.Module):
                 name = f"load step {k} of {load_steps}"
                 start = self._solve(start, middle, fixed, share * load.detach(), name)
         x = self._solve(start, target, inputs, load, "static solve")
-        self._traced(x, inputs)
-        zero = torch.zeros_like(x)
+        q, zero = self._flowed(state, x, inputs), torch.zeros_like(x)
         past = torch.stack([x, zero], 1) if self.integrator == "bdf2" else x[:, None]  # as if it had rested before
-        return state._replace(x=x, v=zero, a=zero, past=past, interval=torch.zeros_like(state.time))
+        return state._replace(x=x, v=zero, a=zero, past=past, interval=torch.zeros_like(state.time), q=q)
 
     def _solve(self, start, target, inputs, load, name, motion=(), b=None, guess=None):
         length = self.tolerance * self.dt if motion else 1e-2 * self.tolerance * self.spacing
@@ -363,7 +388,7 @@ class Deformable(nn.Module):
 
     def footprint(self, state: NodalState) -> tuple[int, int]:
         """Bytes of a state, and of what one differentiated control step keeps; for ``rollout``."""
-        own = sum(t.numel() * t.element_size() for t in (state.x, state.v, state.a, state.past))
+        own = sum(t.numel() * t.element_size() for t in (state.x, state.v, state.a, state.past, state.q))
         kept = 10 * own
         if state.X.requires_grad:  # then the graph keeps the rest geometry of every step
             kept += sum(term.geometry_bytes() for term in self.terms if hasattr(term, "geometry_bytes"))

@@ -42,19 +42,19 @@ class Elements:
     Args:
         elements: nodes (m, k).
         rest_dim: 2 for triangles, 3 for tetrahedra.
-        functions: ti.funcs of the law.
+        functions: ti.funcs of the law. plastic: of its return map, or None.
         node_count: of the mesh.
         invertible: whether states with inverted elements are allowed, as small-strain laws do.
     """
 
-    def __init__(self, elements, rest_dim: int, functions, node_count: int, *, invertible=False):
+    def __init__(self, elements, rest_dim: int, functions, node_count: int, *, plastic=None, invertible=False):
         self.elements = torch.as_tensor(np.asarray(elements))
         self.count, k = self.elements.shape
         self.N, self.dN, self.weights = (torch.as_tensor(a, dtype=context.dtype) for a in simplex_rule(rest_dim, k))
         self.points = len(self.weights)
         self.rest_dim, self.node_count, self.invertible = rest_dim, node_count, invertible
         self.topology = kernels.Topology(self.elements.repeat_interleave(self.points, 0), node_count)
-        self.laws = combine(((functions, None),))
+        self.laws = combine(((functions, plastic),))
         squares = (self.N**2).sum(0)
         if k > rest_dim + 1:  # of quadratic shape functions the rule above does not integrate squares exactly
             corner, middle = {2: (1 / 60, 4 / 45), 3: (1 / 420, 8 / 630)}[rest_dim]
@@ -123,10 +123,18 @@ class Elements:
             return mass, mass
         return mass, zero.index_add(0, index, (own @ self.N).reshape(-1))
 
-    def inputs(self, X: Tensor, theta: Tensor, factor: Tensor | None = None) -> tuple[Tensor, ...]:
-        """What ``force`` takes besides x: G, w, q, theta. factor: of w, such as a thickness, per point."""
+    def inputs(self, X: Tensor, theta: Tensor, factor: Tensor | None = None, A: Tensor | None = None,
+               q: Tensor | None = None) -> tuple[Tensor, ...]:  # fmt: skip
+        """What ``force`` takes besides x: G, w, q, theta.
+
+        Args:
+            factor: of w, such as a thickness, per point.
+            A: (m q, D, D), from the rest state to the one that the law's F starts from: G is A^T G then.
+            q: internal variables of the law, F33 first; 1 when None.
+        """
         G, w = self.rest(X)
-        q = torch.ones(len(w), 1, dtype=w.dtype)
+        G = G if A is None else G @ A
+        q = torch.ones(len(w), 1, dtype=w.dtype) if q is None else q
         return G, w if factor is None else w * factor, q, theta
 
     def force(self, x, G, w, q, theta):

@@ -119,4 +119,4 @@ def test_a_body_without_contact_records_its_steps_too():
     model = ds.models.FEM(mesh, ds.Material(ds.materials.NeoHookean(1e4, 0.3), density=1e3), dt=1e-2)
     model.trace = []
     ds.rollout(model, model.initial_state(), steps=3)
-    assert model.trace == [(0, 0, 0, 0)] * 3
+    assert model.trace == [(0, 0, 0, 0, 0)] * 3

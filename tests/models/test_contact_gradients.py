@@ -58,7 +58,7 @@ def settled(model, steps=8, speed=0.0):
 
 def residual(model, before, after):
     """Largest force on a free coordinate after a step over the largest of the forces that cancel there."""
-    inputs = model._inputs(after.X, before.x, float(before.time), float(after.time))
+    inputs = model._inputs(after, before.x, float(before.time), float(after.time))
     mass, load = model._loads(after.X, float(after.time))
     parts = [mass[:, None] * (after.a + model.damping * after.v), -load]
     parts += [term.force(after.x, *own) for term, own in zip(model.terms, inputs, strict=True)]

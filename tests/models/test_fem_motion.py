@@ -100,7 +100,7 @@ def test_newmark_takes_friction_from_where_its_step_began():
     with torch.no_grad():
         before = ds.rollout(model, model.initial_state(v=v), steps=2)[-1]
         after = model(before)
-        inputs = model._inputs(after.X, before.x, float(before.time), float(after.time))
+        inputs = model._inputs(after, before.x, float(before.time), float(after.time))
         mass, load = model._loads(after.X, float(after.time))
         expected = mass[:, None] * after.a - load + model._forces(after.x, inputs)
     assert inputs[-1][-1] > 0 and (model.contact.force(after.x, *inputs[-1])[:, 0].abs() > 0.1).any()
