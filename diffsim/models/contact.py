@@ -38,12 +38,14 @@ LAGGED, REST = ipctk.FrictionPotential.DiffWRT.LAGGED_DISPLACEMENTS, ipctk.Frict
 class Contact(nn.Module):
     """The contact term of ``FEM`` and ``Shell``: ``contact=ds.models.Contact(...)``.
 
-    Differentiable in positions, velocities, obstacles' motions, stiffness and friction. At nearly parallel edges the
-    Toolkit leaves out how the mollifier of their distance depends on the rest shape: a gradient by X is refused there.
+    Differentiable in positions, velocities, obstacles' motions, stiffness, distance and friction. At nearly parallel
+    edges the Toolkit leaves out how the mollifier of their distance depends on the rest shape: gradients by X and by
+    ``distance`` are refused there.
     Where a pair comes or goes, derivatives are one-sided only beyond the second: the barrier is twice differentiable.
 
     Args:
-        distance: d^ [m], below which surfaces repel; less than half of the shortest edge of a sheet.
+        distance: d^ [m], the thickness of contact, below which surfaces repel; less than half of the shortest edge of
+            a sheet.
         stiffness: kappa [Pa], the scale of the contact pressure; about a tenth of Young's modulus of a solid, or so
             that sheets rest at a part of the distance.
         friction: mu, of all pairs.
@@ -53,17 +55,18 @@ class Contact(nn.Module):
         itself: whether the body collides with itself.
     """
 
-    def __init__(self, distance: float, stiffness, *, friction=0.0, slip_speed: float = 1e-3, obstacles: Sequence = (),
+    def __init__(self, distance, stiffness, *, friction=0.0, slip_speed: float = 1e-3, obstacles: Sequence = (),
                  itself: bool = True):  # fmt: skip
         super().__init__()
-        if not distance > 0 or not slip_speed > 0:
-            raise SceneError(f"Contact: distance={distance!r}, slip_speed={slip_speed!r}; give positive numbers")
+        if not slip_speed > 0:
+            raise SceneError(f"Contact: slip_speed={slip_speed!r}; give a positive number")
+        hold(self, "distance", distance, POSITIVE, " m")
         hold(self, "stiffness", stiffness, POSITIVE, " Pa")
         hold(self, "friction", friction, NOT_NEGATIVE)
-        for name in ("stiffness", "friction"):
+        for name in ("distance", "stiffness", "friction"):
             if getattr(self, name).ndim:
                 raise SceneError(f"Contact: {name} has shape {tuple(getattr(self, name).shape)}; give one number")
-        self.distance, self.slip_speed, self.itself = float(distance), float(slip_speed), bool(itself)
+        self.slip_speed, self.itself = float(slip_speed), bool(itself)
         self.obstacles = [o if isinstance(o, Obstacle) else Obstacle(o) for o in obstacles]
         ipctk.set_num_threads(1)  # sums differ from run to run with more
         self._mesh = self._memo = self._lag = self.count = None
@@ -108,10 +111,10 @@ class Contact(nn.Module):
     # --- what the step gives
 
     def inputs(self, X: Tensor, x_old: Tensor, before: float, after: float) -> tuple[Tensor, ...]:
-        """What ``force`` takes besides x: obstacles after and before, x_old, X, stiffness, friction."""
-        stiffness, friction = (v.to(context.dtype) for v in (self.stiffness, self.friction))
+        """What ``force`` takes besides x: obstacles after and before, x_old, X, stiffness, distance, friction."""
+        numbers = (v.to(context.dtype) for v in (self.stiffness, self.distance, self.friction))
         now, then = self.obstacles_at(after, X), self.obstacles_at(before, X)
-        return now, then, x_old, X, stiffness, friction
+        return now, then, x_old, X, *numbers
 
     def obstacles_at(self, time: float, X: Tensor) -> Tensor:
         """Vertices of all obstacles as subdivided (k, d)."""
@@ -147,29 +150,29 @@ class Contact(nn.Module):
             self._memo = self._lag = None
         return self._mesh[2]
 
-    def _pairs(self, mesh, V):
+    def _pairs(self, mesh, V, distance):
         pairs = ipctk.NormalCollisions()
         pairs.use_area_weighting = True
         pairs.enable_shape_derivatives = True
         pairs.collision_set_type = MAX_APPROX
-        pairs.build(mesh, V, self.distance)
+        pairs.build(mesh, V, distance)
         return pairs
 
     def _state(self, x, inputs):
         """At x: mesh, V, barrier, pairs, and of friction (potential, pairs, slip, V_old) or None."""
-        now, then, x_old, X, stiffness, friction = (value.detach() for value in inputs)
+        now, then, x_old, X, *numbers = (value.detach() for value in inputs)
         mesh = self._collision_mesh(inputs[3])
-        V, kappa, mu = self.vertices(x, now), float(stiffness), float(friction)
-        barrier = ipctk.BarrierPotential(self.distance, kappa, True)
-        if self._memo is None or not np.array_equal(self._memo[0], V):
-            self._memo = (V, self._pairs(mesh, V))
+        kappa, reach, mu = (float(number) for number in numbers)
+        V, barrier = self.vertices(x, now), ipctk.BarrierPotential(reach, kappa, True)
+        if self._memo is None or self._memo[2] != reach or not np.array_equal(self._memo[0], V):
+            self._memo = (V, self._pairs(mesh, V, reach), reach)
         rub = None
         if mu > 0:
             V_old = self.vertices(x_old, then)
-            if self._lag is None or self._lag[1:] != (kappa, mu) or not np.array_equal(self._lag[0][0], V_old):
+            if self._lag is None or self._lag[1:] != (kappa, reach, mu) or not np.array_equal(self._lag[0][0], V_old):
                 tangential = ipctk.TangentialCollisions()
-                tangential.build(mesh, V_old, self._pairs(mesh, V_old), barrier, mu)
-                self._lag = ((V_old, tangential), kappa, mu)
+                tangential.build(mesh, V_old, self._pairs(mesh, V_old, reach), barrier, mu)
+                self._lag = ((V_old, tangential), kappa, reach, mu)
             V_old, tangential = self._lag[0]
             rub = (ipctk.FrictionPotential(self.slip_speed * self.dt), tangential, V - V_old, V_old)
         return mesh, V, barrier, self._memo[1], rub
@@ -234,7 +237,7 @@ class Contact(nn.Module):
     def minimum_distance(self, x: Tensor, time: float, X: Tensor) -> float:
         """Smallest distance [m] of pairs below d^; infinite without any."""
         mesh, V = self._collision_mesh(X), self.vertices(x, self.obstacles_at(time, X))
-        pairs = self._pairs(mesh, V)
+        pairs = self._pairs(mesh, V, float(self.distance))
         return float("inf") if pairs.empty() else float(np.sqrt(pairs.compute_minimum_distance(mesh, V)))
 
 
@@ -272,22 +275,30 @@ class _Force(torch.autograd.Function):
             forces += potential.gradient(tangential, mesh, slip) @ b
             bare = potential.force(tangential, mesh, rest, V_old - rest, slip, barrier, 0.0, True)
             grad_mu = -float(bare @ b)
-        elif ctx.needs_input_grad[7]:
+        elif ctx.needs_input_grad[8]:
             raise GradientError("friction is 0, where its derivative is one-sided; start from a small friction")
         grads = [contact._spread(grad_V), contact._moved(grad_V), contact._moved(grad_old), contact._spread(grad_old)]
-        grad_X = None
-        if ctx.needs_input_grad[5]:
+        kappa, grad_X, grad_reach = float(inputs[4]), None, None
+        if ctx.needs_input_grad[5] or ctx.needs_input_grad[7]:
             if contact._mollified(pairs, V):
                 raise GradientError(
-                    "the gradient by the rest shape is not available: two edges in contact are nearly parallel; turn "
-                    "one of the meshes a little"
+                    "the gradient by the rest shape or the distance is not available: two edges in contact are nearly "
+                    "parallel; turn one of the meshes a little"
                 )
             S = barrier.shape_derivative(pairs, mesh, V) - H
             total = S.T @ b
+            # scaling all lengths by s scales forces by s^(d - 1): Euler's theorem gives the derivative by the distance
+            scaled = (contact.dim - 1) * forces - _moment(V, H @ b)
             if rub is not None:
                 moved = potential.force_jacobian(tangential, mesh, rest, V_old - rest, slip, barrier, REST)
                 total = total - (moved - lagged).T @ b
-            grad_X = contact._spread(total)
-        kappa = float(inputs[4])
+                scaled += _moment(V_old, lagged.T @ b)
+            scaled -= _moment(mesh.rest_positions, total)
+            grad_X, grad_reach = contact._spread(total), torch.tensor(scaled / float(inputs[5]), dtype=x.dtype)
         as_tensor = lambda value: torch.tensor(value, dtype=x.dtype)  # noqa: E731
-        return None, *grads, grad_X, as_tensor(forces / kappa), as_tensor(grad_mu)
+        return None, *grads, grad_X, as_tensor(forces / kappa), grad_reach, as_tensor(grad_mu)
+
+
+def _moment(V, forces) -> float:
+    """sum V_i.f_i, about the middle: the forces add up to nothing, and so lose fewer digits."""
+    return float((V - V.mean(axis=0)).reshape(-1) @ forces)

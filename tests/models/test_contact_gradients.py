@@ -40,7 +40,7 @@ def ground(dim, motion=None):
 
 def body(dim, friction, *, integrator="euler", quadratic=False, motion=None, mesh=None, itself=False, **options):
     mesh = mesh or block(*BLOCKS[dim], quadratic=quadratic)
-    contact = ds.models.Contact(3e-3, number(1e4), friction=number(friction) if friction else 0.0,
+    contact = ds.models.Contact(number(3e-3), number(1e4), friction=number(friction) if friction else 0.0,
                                 slip_speed=SLIP_SPEED, obstacles=[ground(dim, motion)], itself=itself)  # fmt: skip
     material = ds.Material(ds.materials.NeoHookean(number(1e5), number(0.3)), density=number(1e3))
     down = [0.0] * (dim - 1) + [-9.8]
@@ -67,7 +67,7 @@ def residual(model, before, after):
 
 
 INPUTS = ["x", "v", "X", "gravity", "material.elastic.E", "material.elastic.nu", "material.density",
-          "contact.stiffness"]  # fmt: skip
+          "contact.stiffness", "contact.distance"]  # fmt: skip
 
 
 def check(model, state, *more, steps=2, controls=None, kind="in contact", **options):

@@ -19,6 +19,7 @@ if context.dtype != torch.float64 or context.device != "cpu":
     pytest.skip("verification in f64", allow_module_level=True)
 
 M = ds.materials
+pytestmark = pytest.mark.filterwarnings("ignore:the solid is:UserWarning")  # some problems have no units
 
 
 def reshaped(mesh, map_):
