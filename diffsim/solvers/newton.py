@@ -2,7 +2,8 @@
 
     H p = -g,  x <- x + alpha p,  alpha = 1, 1/2, ...  until  E(x + alpha p) <= E(x) + 1e-4 alpha p.g    (Armijo)
 
-Where H is not positive definite it is projected, element by element, for the direction only. The iteration stops when
+Where H is not positive definite it is projected, element by element, for the direction only; after some such
+directions in a row alpha may be 2, 4, ..., as long as E falls, to get away from saddles. The iteration stops when
 the largest entry of the step is below a length (or a speed times the time step), or at rounding.
 
 Source: Nocedal and Wright, Numerical Optimization, 2nd ed. (2006), chapter 3 (Newton's method with a modified Hessian,
@@ -20,6 +21,7 @@ from diffsim.solvers.linear import factorize
 
 ARMIJO = 1e-4
 SHORTEST = 2.0**-40  # step length at which the line search gives up
+LEAVING = 3  # directions in a row from projected Hessians, after which steps may be longer than 1
 PAUSE = 2  # iterations for which the exact Hessian is left out once it was not positive definite
 
 
@@ -121,6 +123,11 @@ def minimize(
                     f"entry {step:.3g}, gradient {record.gradients[-1]:.3g}); take smaller time steps or load steps",
                     record,
                 )
+        if alpha == 1.0 and all(record.projected[-LEAVING:]) and len(record.projected) >= LEAVING:
+            longer = _further(potential, x, p, trial_energy)
+            if longer > 1.0:
+                alpha, trial, trial_g = longer, x + longer * p, None
+                trial_energy, trial_rounding = potential.energy(trial)
         record.lengths.append(alpha)
         x, energy, rounding = trial, trial_energy, trial_rounding
         g = potential.gradient(x) if trial_g is None else trial_g
@@ -130,6 +137,20 @@ def minimize(
         "smaller time steps, or allow more iterations",
         record,
     )
+
+
+def _further(potential, x, p, energy) -> float:
+    """The longest of the steps 1, 2, 4, ... along p that are allowed and each lower than the one before.
+
+    Near a saddle the projected Hessian is much stiffer than the exact one along the way down, so that steps of 1 creep.
+    """
+    alpha = 1.0
+    while potential.limit(x, 2 * alpha * p) >= 1.0:
+        lower = potential.energy(x + 2 * alpha * p)[0]
+        if not lower < energy:
+            break
+        alpha, energy = 2 * alpha, lower
+    return alpha
 
 
 def _last(potential, x, g, p):
