@@ -6,7 +6,7 @@ _SOURCES = {
     "FEM": "fem",
     "MPM": "mpm",
     "Contact": "contact",
-    "NodalState": "deformable",
+    "NodalState": "nodal_state",
     "Obstacle": "obstacle",
     "Prescribed": "boundary",
     "Shell": "shell",

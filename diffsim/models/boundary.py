@@ -130,3 +130,21 @@ def traction_load(X: Tensor, faces, traction: Tensor) -> Tensor:
     total = face_areas(X, faces)[:, None] * torch.as_tensor(traction).to(X)
     shares = (total[:, None] * weights[:, None]).reshape(-1, X.shape[1])
     return torch.zeros_like(X).index_add(0, faces.reshape(-1), shares)
+
+
+def nodal_load(X: Tensor, time: float, weight: Tensor, gravity: Tensor, body_force, tractions, forces) -> Tensor:
+    """All loads on the nodes (n, d) [N] at a time.
+
+    Args:
+        weight: of a load per unit mass (n,) [kg]. gravity: (n, d) [m/s^2].
+        body_force, tractions, forces: options of ``Deformable``.
+    """
+    acceleration = gravity
+    if body_force is not None:
+        acceleration = acceleration + torch.as_tensor(body_force(X, time)).to(X)
+    load = weight[:, None] * acceleration
+    for faces, traction in tractions:
+        load = load + traction_load(X, faces, traction(time) if callable(traction) else traction)
+    if forces is not None:
+        load = load + torch.as_tensor(forces(X, time) if callable(forces) else forces).to(X)
+    return load

@@ -19,40 +19,21 @@ J. Eng. Mech. Div. 85 (1959). Both second-order rules are exact for motion at co
 
 import math
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from diffsim.errors import DataError, SceneError, SimulationError
+from diffsim.errors import SceneError, SimulationError
 from diffsim.kernels.arrays import context
 from diffsim.kernels.control_step import one_torch_thread
 from diffsim.materials.law import NOT_NEGATIVE, hold
-from diffsim.models.boundary import Support, traction_load
+from diffsim.models.boundary import Support, nodal_load
 from diffsim.models.incremental import minimum
+from diffsim.models.nodal_state import NodalState, at_start, first_bad
 from diffsim.solvers.assembly import Pattern
 from diffsim.solvers.newton import Settings
 
 INTEGRATORS = ("euler", "bdf2", "newmark", "explicit")
-
-
-class NodalState(NamedTuple):
-    """Everything that a step reads and writes.
-
-    x: position [m], (n, d). v: velocity [m/s], (n, d). a: acceleration [m/s^2] of the last step, (n, d). past: where
-    the last step began, of BDF2 the velocity there too, (n, 1 or 2, d). X: rest position [m], (n, d). time: [s].
-    interval: length of the last step [s], scalar; 0 where none led here, but a start or a static solve. q: internal
-    variables of a plastic body (``plastic_flow``), a row per quadrature point; (0, 0) of others.
-    """
-
-    x: Tensor
-    v: Tensor
-    a: Tensor
-    past: Tensor
-    X: Tensor
-    time: Tensor
-    interval: Tensor
-    q: Tensor
 
 
 class Deformable(nn.Module):
@@ -167,21 +148,9 @@ class Deformable(nn.Module):
         Raises:
             DataError: shapes that do not fit, or values that are not finite.
         """
-        shape, values = self.X.shape, {}
-        X = self.X if X is None else X
-        for key, value in (("x", X if x is None else x), ("v", v), ("X", X)):
-            value = torch.as_tensor(value).to(context.dtype)
-            try:
-                value = value.expand(shape) if value.shape != shape else value
-            except RuntimeError:
-                raise DataError(f"initial_state: {key} has shape {tuple(value.shape)}; expected {shape}") from None
-            if not torch.isfinite(value).all():
-                raise DataError(f"initial_state: {key} is not finite at node {_first_bad(value)}")
-            values[key] = value.contiguous()
-        zero = torch.zeros_like(self.X)
-        time = torch.zeros((), dtype=torch.float64)
-        state = NodalState(values["x"], values["v"], zero, values["x"][:, None], values["X"], time, time.clone(),
-                           self.internals())  # fmt: skip
+        x, v, X = at_start(self.X, x, v, X)
+        zero, time = torch.zeros_like(self.X), torch.zeros((), dtype=torch.float64)
+        state = NodalState(x, v, zero, x[:, None], X, time, time.clone(), self.internals())
         if self.contact is not None:
             self.contact.check(state.x, state.X)
         if self.integrator in ("newmark", "bdf2"):
@@ -229,15 +198,8 @@ class Deformable(nn.Module):
         """Masses (n,) and nodal loads (n, d) [N] at a time, of a step or of an equilibrium."""
         mass, consistent = self.nodal(X)
         weight = consistent if static else mass
-        acceleration = self.gravity.to(X).expand_as(X)
-        if self.body_force is not None:
-            acceleration = acceleration + torch.as_tensor(self.body_force(X, time)).to(X)
-        load = weight[:, None] * acceleration
-        for faces, traction in self.tractions:
-            load = load + traction_load(X, faces, traction(time) if callable(traction) else traction)
-        if self.forces is not None:
-            load = load + torch.as_tensor(self.forces(X, time) if callable(self.forces) else self.forces).to(X)
-        return mass, load
+        gravity = self.gravity.to(X).expand_as(X)
+        return mass, nodal_load(X, time, weight, gravity, self.body_force, self.tractions, self.forces)
 
     def _forces(self, x, inputs):
         total = self.terms[0].force(x, *inputs[0])
@@ -251,9 +213,16 @@ class Deformable(nn.Module):
         R = M (a + c v) + dPsi/dx - f in the step that led to the state: at its end, but for the explicit integrator at
         its start, where that takes the forces. Friction is that of the step. Of a static solution a = v = 0, without
         friction; a state at the start is taken like one, with its a and v.
+
+        Raises:
+            SceneError: after an explicit step of a plastic body, whose state no longer holds what the step began from.
         """
         time, interval, v, x = float(state.time), float(state.interval), state.v, state.x
         if interval and self.integrator == "explicit":
+            if state.q.numel():
+                raise SceneError(
+                    "reactions: explicit steps of a plastic body do not keep them; use an implicit integrator"
+                )
             time, v, x = time - interval, v - interval * state.a, state.past[:, 0]
         mass, load = self._loads(state.X, time, static=not interval)
         total = mass[:, None] * (state.a + self.damping * v) - load + self._forces(x, self._inputs_of(state))
@@ -333,9 +302,9 @@ class Deformable(nn.Module):
         x = state.x + self.dt * v
         if not torch.isfinite(x).all():
             raise SimulationError(
-                f"node {_first_bad(x)} is not finite at t = {time:.6g} s: dt = {self.dt:.3g} s is too long for the "
+                f"node {first_bad(x)} is not finite at t = {time:.6g} s: dt = {self.dt:.3g} s is too long for the "
                 "explicit integrator, or an element is inverted; reduce dt",
-                particle=_first_bad(x),
+                particle=first_bad(x),
                 state=state,
             )
         q = self._flowed(state, x, inputs)
@@ -393,7 +362,3 @@ class Deformable(nn.Module):
         if state.X.requires_grad:  # then the graph keeps the rest geometry of every step
             kept += sum(term.geometry_bytes() for term in self.terms if hasattr(term, "geometry_bytes"))
         return own, self.substeps * kept
-
-
-def _first_bad(value):
-    return int((~torch.isfinite(value)).nonzero()[0][0])

@@ -47,6 +47,7 @@ def test_the_force_depends_little_on_the_mesh_of_the_obstacle():
     assert max(forces) < 0 and min(forces) / max(forces) < 1.2
 
 
+@pytest.mark.filterwarnings("ignore:the sheet is:UserWarning")
 def test_an_obstacle_too_large_to_be_subdivided_is_warned_of():
     V, F = sheet((1, 1), (100.0, 100.0), (-50.0, -50.0, 0.0))
     with pytest.warns(UserWarning, match="obstacle 0 stays coarser"):

@@ -196,5 +196,8 @@ def test_materials_that_do_not_belong_together_are_refused():
         with pytest.raises(SceneError, match=word):
             ds.models.FEM(mesh, ds.Material(elastic, plastic, density=1.0), dt=1.0)
     model = body()
+    with pytest.raises(SceneError, match="explicit steps of a plastic body"):
+        explicit = body(integrator="explicit", dt=1e-4)
+        explicit.reactions(explicit(explicit.initial_state()))
     with pytest.raises(SceneError, match="depends on the way"):
         model.solve_static(model.initial_state(), load_steps=3)
