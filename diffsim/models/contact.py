@@ -146,7 +146,7 @@ class Contact(nn.Module):
                 mesh.can_collide = ipctk.make_vertex_patches_filter(body)
             elif len(rest) > own:
                 mesh.can_collide = ipctk.make_static_obstacle_filter(own)
-            self._mesh = (X, X._version, mesh)
+            self._mesh = (X.detach(), X._version, mesh)  # not with the graph of X
             self._memo = self._lag = None
         return self._mesh[2]
 

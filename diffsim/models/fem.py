@@ -92,6 +92,11 @@ class FEM(Deformable):
         q, yields = self.flow.update(self.elements, state.q, self.deformation(state._replace(x=x)))
         return q, tuple(yields.tolist()), len(self.elements.topology.nodes[yields].unique())
 
+    def footprint(self, state):
+        """Bytes of a state, and of what one differentiated control step keeps: with flow also G A of every point."""
+        own, kept = super().footprint(state)
+        return own, kept + (0 if self.flow is None else self.substeps * 8 * 3 * self.elements.rest(self.X)[0].numel())
+
     def plastic_strain(self, state):
         """Accumulated plastic strain a at the quadrature points (m q,) of a plastic body."""
         if self.flow is None:

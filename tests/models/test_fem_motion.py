@@ -19,10 +19,10 @@ M = ds.materials
 G = 9.8
 
 
-def bar(dim=2, *, quadratic=False, law=M.NeoHookean, E=1e4, **options):
+def bar(dim=2, *, quadratic=False, law=M.NeoHookean, plastic=None, E=1e4, **options):
     mesh = block((3, 1, 1)[:dim], (1.0, 0.3, 0.25)[:dim], quadratic=quadratic)
     options = {"dt": 1e-2, "gravity": (0.0, -G, 0.0)[:dim]} | options
-    return ds.models.FEM(mesh, ds.Material(law(E, 0.3), density=1e3), **options)
+    return ds.models.FEM(mesh, ds.Material(law(E, 0.3), plastic, density=1e3), **options)
 
 
 def left(model):
@@ -130,8 +130,10 @@ def test_stress_takes_one_parameter_per_element(quadratic):
 
 @pytest.mark.parametrize("dim, quadratic", [(2, False), (3, True)])
 @pytest.mark.parametrize("rest", [False, True])
-def test_the_estimate_of_memory_covers_what_a_step_keeps(dim, quadratic, rest):
-    model = bar(dim, quadratic=quadratic, prescribed=[0, 1, 2, 3])
+@pytest.mark.parametrize("plastic", [False, True])
+def test_the_estimate_of_memory_covers_what_a_step_keeps(dim, quadratic, rest, plastic):
+    model = bar(dim, quadratic=quadratic, prescribed=[0, 1, 2, 3], law=M.Hencky,
+                plastic=M.VonMises(1e4, 0.3, 1e2) if plastic else None)  # fmt: skip
     state = model.initial_state(X=model.X.clone().requires_grad_(rest))
     state, kept = model(state._replace(v=state.v.clone().requires_grad_())), {}
 
