@@ -31,6 +31,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from deformable_mutations import DEFORMABLES
 from kernel_mutations import KERNELS
 from law_mutations import LAWS
 
@@ -133,7 +134,7 @@ def main() -> int:
     options = parser.parse_args()
     chosen = [
         mutation
-        for mutation in KERNELS + LAWS
+        for mutation in KERNELS + LAWS + DEFORMABLES
         if not options.patterns or any(re.search(p, f"{mutation} {mutation.tests}") for p in options.patterns)
     ]
     if options.list:
