@@ -86,7 +86,7 @@ def test_gradients_in_resting_contact(dim):
     check(model, settled(model))
 
 
-@pytest.mark.parametrize("integrator", ["bdf2", "newmark"])
+@pytest.mark.parametrize("integrator", ["bdf2", pytest.param("newmark", marks=pytest.mark.slow)])
 def test_gradients_in_resting_contact_of_quadratic_elements_and_other_integrators(integrator):
     model = body(2, 0.3, integrator=integrator, quadratic=True)
     check(model, settled(model), "contact.friction")

@@ -51,7 +51,7 @@ def strained(model, size=0.03, steps=2):
     return state
 
 
-@pytest.mark.parametrize("dim, quadratic", [(2, False), (2, True), (3, False)])
+@pytest.mark.parametrize("dim, quadratic", [(2, False), (2, True), pytest.param(3, False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("hardening", [0.0, 2e4])
 def test_the_hessian_of_the_potential_of_a_plastic_step(dim, quadratic, hardening):
     model = body(dim, material=metal(hardening=hardening), quadratic=quadratic)
@@ -85,7 +85,10 @@ def test_the_stress_of_the_potential_is_that_of_the_return_map(dim):
     torch.testing.assert_close(new, F, rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("integrator", ["euler", "newmark", "bdf2", "explicit"])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("newmark", "bdf2", "explicit")]
+
+
+@pytest.mark.parametrize("integrator", ["euler", *SLOW])
 def test_gradients_of_plastic_steps_agree_with_differences(integrator):
     material = metal(number(E), number(NU), number(Y), number(2e4), number(1e3))
     material.plastic.E, material.plastic.nu = material.elastic.E, material.elastic.nu
@@ -100,6 +103,7 @@ def test_gradients_of_plastic_steps_agree_with_differences(integrator):
     assert report.ok and report.shares["yielding"] > 0.1, f"\n{report}"
 
 
+@pytest.mark.slow
 def test_gradients_of_plastic_steps_in_three_dimensions():
     model = body(3, cells=(2, 1, 1), material=metal(yield_stress=number(Y), hardening=0.0), prescribed=[0, 1, 2, 3])
     v = 4.0 * model.X[:, :1] * torch.tensor([1.0, 0.3, -0.2], dtype=torch.float64)
