@@ -31,6 +31,7 @@ class Shell(Deformable):
         mesh: ``trimesh.Trimesh``, a file, or (vertices (n, 3), faces (f, 3)); ``geometry.surface.sheet`` makes one.
         E: Young's modulus [Pa]. nu: Poisson's ratio. thickness: [m]. density: [kg/m^3]. Each a number, a parameter, or
             a tensor with one per face.
+        bending_rigidity: D [N m], when it is other than that of a homogeneous sheet; likewise.
         rest_angles: (h,) [rad] of ``model.hinges.nodes``; those of the rest shape when None.
         bending: "shape", of the triangles' curvatures, with Poisson's ratio; "hinge", of single edges; None: none.
         options: ``dt`` [s], and those of ``Deformable``: integrator, gravity, prescribed, tractions, contact, ...
@@ -40,13 +41,18 @@ class Shell(Deformable):
         MeshError: a broken mesh, with the element named.
     """
 
-    def __init__(self, mesh, *, E, nu, thickness, density, rest_angles=None, bending: str | None = "shape", **options):
+    def __init__(self, mesh, *, E, nu, thickness, density, bending_rigidity=None, rest_angles=None,
+                 bending: str | None = "shape", **options):  # fmt: skip
         vertices, faces = as_sheet(mesh)
         super().__init__(torch.from_numpy(vertices), **options)
         hold(self, "E", E, POSITIVE, " Pa")
         hold(self, "nu", nu, POISSON)
         hold(self, "thickness", thickness, POSITIVE, " m")
         hold(self, "density", density, POSITIVE, " kg/m^3")
+        self.bending_rigidity = None
+        if bending_rigidity is not None:
+            del self.bending_rigidity
+            hold(self, "bending_rigidity", bending_rigidity, POSITIVE, " N m")
         if bending not in BENDING:
             raise SceneError(f"Shell: bending={bending!r}; use 'shape', 'hinge' or None")
         self.faces = faces
@@ -70,6 +76,8 @@ class Shell(Deformable):
 
     def rigidity(self) -> Tensor:
         """Bending rigidity D of every face (f,) [N m]."""
+        if self.bending_rigidity is not None:
+            return self.membrane.per_point(self.bending_rigidity)
         E, nu, h = (self.membrane.per_point(value) for value in (self.E, self.nu, self.thickness))
         return E * h**3 / (12 * (1 - nu**2))
 

@@ -1,0 +1,30 @@
+"""Scenes of thin sheets: what they seek is found, and what their docstrings claim holds."""
+
+import pytest
+import torch
+
+import diffsim as ds
+from diffsim.errors import SceneError
+from diffsim.kernels.arrays import context
+
+if context.dtype != torch.float64 or context.device != "cpu":
+    pytest.skip("shells are in f64 on the CPU", allow_module_level=True)
+
+
+def test_the_bending_stiffness_is_recovered_from_the_motion_of_a_springing_sheet():
+    scene = ds.load("bouncing", cells=3, steps=4)
+    result = ds.optimize(scene, iterations=8)
+    assert result.history[0]["deviation"] > 2
+    assert min(record["deviation"] for record in result.history) < 1e-4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("start", [30.0, 60.0, 200.0, 400.0, 800.0])
+def test_the_bending_stiffness_is_recovered_from_five_starts(start):
+    result = ds.optimize(ds.load("bouncing", stiffness_start=start))
+    assert min(record["deviation"] for record in result.history) < 1e-4
+
+
+def test_a_mesh_without_the_creases_is_refused():
+    with pytest.raises(SceneError, match="cells is 16; the creases need a multiple of 3"):
+        ds.load("bouncing", cells=16)
