@@ -6,6 +6,8 @@ _SOURCES = {
     "FEM": "fem",
     "MPM": "mpm",
     "Contact": "contact",
+    "CreasedState": "shell",
+    "Creases": "creases",
     "NodalState": "deformable",
     "Obstacle": "contact",
     "Prescribed": "boundary",
