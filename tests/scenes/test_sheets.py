@@ -28,3 +28,20 @@ def test_the_bending_stiffness_is_recovered_from_five_starts(start):
 def test_a_mesh_without_the_creases_is_refused():
     with pytest.raises(SceneError, match="cells is 16; the creases need a multiple of 3"):
         ds.load("bouncing", cells=16)
+
+
+def test_a_number_of_steps_that_the_parts_do_not_divide_is_refused():
+    with pytest.raises(SceneError, match="steps=7, parts=5"):
+        ds.load("folding_sheet", steps=7)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("angle", [1.2, 1.4])
+def test_a_path_of_the_finger_is_found_that_leaves_the_wanted_crease(angle):
+    scene = ds.load("folding_sheet", angle=angle)
+    result = ds.optimize(scene)
+    assert result.history[0]["miss"] > 0.1
+    assert min(record["miss"] for record in result.history) < 1e-4
+    with torch.no_grad():
+        path = scene.rollout()
+    assert abs(scene.measure(path)["crease"] - angle) < 1e-4
