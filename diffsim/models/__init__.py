@@ -11,8 +11,10 @@ _SOURCES = {
     "NodalState": "deformable",
     "Obstacle": "contact",
     "Prescribed": "boundary",
+    "SHEETS": "sheet_materials",
     "Shell": "shell",
     "State": "mpm",
+    "sheet_material": "sheet_materials",
 }
 
 __all__ = list(_SOURCES)

@@ -30,6 +30,35 @@ def test_a_mesh_without_the_creases_is_refused():
         ds.load("bouncing", cells=16)
 
 
+def test_a_strip_that_has_buckled_carries_the_load_of_euler():
+    scene = ds.load("buckling_strip", cells=20, flaw=2e-5)
+    scene.variables["push"].data.fill_(2e-3)
+    with torch.no_grad():
+        path = scene.rollout()
+    found = scene.measure(path)
+    # the ends come together by the shortening of the buckled shape, height^2 pi^2/(4 l)
+    assert found["height"] == pytest.approx((4 * 0.2 * 20 * 0.02 * 2e-3) ** 0.5 / torch.pi, rel=0.05)
+    assert found["load"] == pytest.approx(1.0, rel=0.01)
+
+
+def test_named_materials_have_the_rigidity_and_weight_that_their_source_gives():
+    for name, own in ds.models.SHEETS.items():
+        given = ds.models.sheet_material(name)
+        E, nu, h = given["E"], given["nu"], given["thickness"]
+        assert E * h**3 / (12 * (1 - nu**2)) == pytest.approx(own.rigidity, rel=1e-12)
+        assert E * h == pytest.approx(own.stretching, rel=1e-12)
+        assert given["density"] * h == pytest.approx(own.area_density, rel=1e-12) and own.source
+    with pytest.raises(SceneError, match="copy paper"):
+        ds.models.sheet_material("paper bag")
+
+
+@pytest.mark.slow
+def test_friction_is_recovered_from_a_cloth_on_a_ball():
+    result = ds.optimize(ds.load("drape"))
+    assert result.history[0]["deviation"] > 0.5
+    assert min(record["deviation"] for record in result.history) < 1e-3
+
+
 def test_a_number_of_steps_that_the_parts_do_not_divide_is_refused():
     with pytest.raises(SceneError, match="steps=7, parts=5"):
         ds.load("folding_sheet", steps=7)
