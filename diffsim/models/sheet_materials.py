@@ -25,8 +25,8 @@ def _homogeneous(E, nu, h, area_density, source):
 HANDBOOK = "typical handbook values, not measured here"
 WANG = (
     "Wang, O'Brien and Ramamoorthi, Data-driven elastic models for cloth, ACM TOG 30 (2011), measured fabrics: "
-    "density, mean of the bending samples in three directions, mean of the tangent stiffness along warp and weft at the "
-    "second strain; Poisson's ratio 0.3 is assumed"
+    "density, mean of the bending samples in three directions, mean of the tangent stiffness along warp and weft at "
+    "the second strain; Poisson's ratio 0.3 is assumed"
 )
 # rounded from the published samples
 SHEETS = {
