@@ -15,14 +15,14 @@ RADIUS = 0.08  # [m] of the ball
 
 def scene(
     material: str = "black denim",
-    cells: int = 12,
+    cells: int = 10,
     size: float = 0.3,
     place: float = 0.06,
     friction: float = 0.3,
     friction_start: float = 0.1,
     damping: float = 1.0,
-    steps: int = 40,
-    dt: float = 1e-2,
+    steps: int = 50,
+    dt: float = 6e-3,
 ) -> ds.Scene:
     """Recover the friction between a cloth and the ball on which it falls, off center. Needs --precision f64.
 
@@ -48,9 +48,9 @@ def scene(
     vertices = vertices + [place, 0.003, RADIUS + 0.006]
 
     def body(mu):
-        contact = ds.models.Contact(3e-3, 1e4, friction=mu, slip_speed=5e-3, obstacles=[ball])
+        contact = ds.models.Contact(3e-3, 1e3, friction=mu, slip_speed=5e-3, obstacles=[ball])
         return ds.models.Shell((vertices, faces), **ds.models.sheet_material(material), dt=dt, damping=damping,
-                               gravity=(0.0, 0.0, -9.8), contact=contact)  # fmt: skip
+                               gravity=(0.0, 0.0, -9.8), contact=contact, iterations=300)  # fmt: skip
 
     with torch.no_grad():
         true = body(friction)
@@ -73,6 +73,6 @@ def scene(
         bounds={"friction": (0.01, 0.95)},
         objective=lambda path: mean_squared_distance(path.x, recorded[: len(path)]) / first,
         metrics=metrics,
-        defaults={"method": "lbfgs", "iterations": 15},
+        defaults={"method": "lbfgs", "iterations": 12},
         camera={"up": (0.0, 0.0, 1.0), "direction": (0.5, -1.0, 0.25)},
     )
