@@ -14,7 +14,7 @@ from diffsim.errors import GradientError, SceneError
 from diffsim.kernels.arrays import context
 from diffsim.rollout import rollout
 
-STATE_INPUTS = ("x", "v", "a", "past", "C", "F", "q", "X", "volume", "pose")
+STATE_INPUTS = ("x", "v", "a", "past", "crease", "C", "F", "q", "X", "volume", "pose")
 RESULTS = ("x", "v", "F", "q", "C", "wrench", "pose")
 FIRST_STEP, LAST_STEP = 1e-3, 1e-7  # of the differences, relative to the input's scale
 TAYLOR_STEPS = [1e-2 * 2.0**-k for k in range(18)]

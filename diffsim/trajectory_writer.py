@@ -2,7 +2,8 @@
 
 Layout of a file (schema 1). Attributes: ``schema``, ``dim``, ``full``, and what the writer was given. Datasets, each
 with a ``units`` attribute: ``time`` (frames,); per frame x, v, C, F, q, pose, wrench; constant X, volume, material; of
-a body of nodes (``models.NodalState``) per frame x, v, a, past, q and constant X;
+a body of nodes (``models.NodalState``) per frame x, v, a, past, q, with plastic hinges crease, and
+constant X;
 ``fields/NAME`` per frame. Particles stay in the user's order in every frame.
 """
 
@@ -32,12 +33,12 @@ UNITS = {
     "material": "index",
     "time": "s",
 }
-NODAL_UNITS = {"a": "m/s^2", "past": "m, m/s"}
+NODAL_UNITS = {"a": "m/s^2", "past": "m, m/s", "crease": "1/m"}
 FIELD_UNITS = {"stress": "Pa", "energy": "J/m^3", "plastic_strain": "1"}
 MOVING = ("x", "v", "C", "F", "q", "pose", "wrench")
 OBSERVED = ("x", "v", "pose", "wrench")  # what a file without full states holds per frame
 CONSTANT = ("X", "volume", "material")
-NODAL = ("x", "v", "a", "past", "q")  # what a file of a body of nodes holds per frame; its only constant is X
+NODAL = ("x", "v", "a", "past", "q", "crease")  # what a file of a body of nodes holds per frame; its only constant is X
 CHUNK_ROWS = 65_536  # particles per chunk: a chunk of F in f64 is then 4.7 MB
 
 
@@ -93,7 +94,8 @@ class TrajectoryWriter:
         """
         frame = self.frames
         try:
-            names = NODAL if hasattr(state, "past") else self._names
+            nodal = tuple(name for name in NODAL if hasattr(state, name))
+            names = nodal if "past" in nodal else self._names
             rows = {name: _array(getattr(state, name)) for name in names}
             rows |= {f"fields/{name}": _array(value) for name, value in fields.items()}
             time = float(state.time)

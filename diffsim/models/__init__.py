@@ -6,11 +6,15 @@ _SOURCES = {
     "FEM": "fem",
     "MPM": "mpm",
     "Contact": "contact",
+    "CreasedState": "shell",
+    "Creases": "creases",
     "NodalState": "nodal_state",
     "Obstacle": "obstacle",
     "Prescribed": "boundary",
+    "SHEETS": "sheet_materials",
     "Shell": "shell",
     "State": "mpm",
+    "sheet_material": "sheet_materials",
 }
 
 __all__ = list(_SOURCES)

@@ -39,12 +39,17 @@ class Hinges:
         """theta (h,) [rad], differentiable."""
         return kernels.angles(self.topology, x)
 
-    def inputs(self, X: Tensor, rigidity: Tensor, nu: Tensor, rest: Tensor) -> tuple[Tensor, Tensor]:
-        """(k, rest). rigidity: D (f,) [N m]; nu: (f,), of no effect here; rest: (h,) [rad]."""
+    def sizes(self, X: Tensor) -> tuple[Tensor, Tensor]:
+        """Lengths |e| (h,) [m] and areas A1 + A2 of both faces (h,) [m^2], differentiable."""
         x0, x1, x2, x3 = X[self.nodes].unbind(1)
         e = x1 - x0
         areas = (torch.linalg.cross(e, x2 - x0).norm(dim=1) + torch.linalg.cross(e, x3 - x0).norm(dim=1)) / 2
-        return rigidity[self.sides].mean(1) * (e * e).sum(1) / areas, rest
+        return e.norm(dim=1), areas
+
+    def inputs(self, X: Tensor, rigidity: Tensor, nu: Tensor, rest: Tensor) -> tuple[Tensor, Tensor]:
+        """(k, rest). rigidity: D (f,) [N m]; nu: (f,), of no effect here; rest: (h,) [rad]."""
+        length, areas = self.sizes(X)
+        return rigidity[self.sides].mean(1) * length**2 / areas, rest
 
     def force(self, x, k, rest):
         """dPsi/dx (n, 3), differentiable in x, k and rest."""

@@ -168,6 +168,16 @@ def test_gradients_of_steps_agree_with_differences(bending):
     assert report.ok, f"\n{report}"
 
 
+@pytest.mark.parametrize("size", [1, 12])
+def test_a_given_bending_rigidity_replaces_that_of_the_thickness(size):
+    D = nn.Parameter(5.0 + noise(size).abs())
+    model = shell(bending_rigidity=D if size > 1 else number(5.0), curved=True, tolerance=1e-9, learn=True)
+    assert torch.equal(model.rigidity(), D if size > 1 else torch.full((12,), 5.0, dtype=torch.float64))
+    report = gradcheck(model, model.initial_state(v=noise(*model.X.shape, size=0.5)), steps=3,
+                       wrt=["bending_rigidity", "thickness", "nu"], entries=2, directions=1, taylor=False)  # fmt: skip
+    assert report.ok, f"\n{report}"
+
+
 def test_thirty_steps_have_a_taylor_slope_of_two():
     model = shell((2, 2), learn=True, tolerance=1e-9)
     v = noise(*model.X.shape, size=0.1).requires_grad_()
@@ -245,7 +255,8 @@ def test_options_that_do_not_fit_are_refused():
         with pytest.raises(SceneError, match=word):
             shell(**options)
     V, F = sheet((1, 1), (1.0, 1.0))
-    for name, value in (("E", -1.0), ("nu", 0.5), ("thickness", 0.0), ("density", 0.0)):
+    for name, value in (("E", -1.0), ("nu", 0.5), ("thickness", 0.0), ("density", 0.0),
+                        ("bending_rigidity", -1.0)):  # fmt: skip
         values = {"E": 1e6, "nu": 0.3, "thickness": 1e-3, "density": 100.0} | {name: value}
         with pytest.raises(SceneError, match=name):
             ds.models.Shell((V, F), dt=0.1, **values)

@@ -31,6 +31,10 @@ SMALL = {
     "two_materials": {"resolution": 16, "frames": 25},
     "tumbling_cube": {"per_side": 4, "resolution": 16},
     "hanging_cloth": {"cells": 4, "steps": 8},
+    "folding_sheet": {"parts": 1, "steps": 2, "dt": 0.04, "speed": 0.1},
+    "buckling_strip": {"cells": 8, "steps": 2},
+    "drape": {"cells": 4, "steps": 2, "dt": 0.04, "place": 0.02},
+    "bouncing": {"cells": 3, "steps": 2},
 }
 f64_only = pytest.mark.skipif(context.dtype != torch.float64, reason="converges in f64")
 
