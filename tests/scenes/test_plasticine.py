@@ -12,7 +12,7 @@ from diffsim.errors import DataError, SceneError
 from diffsim.kernels.arrays import context
 from diffsim.kernels.density import node_mass
 from diffsim.objectives import center_of_mass
-from diffsim.scenes import pinch, plasticine, plasticine_targets, torus
+from diffsim.scenes import pinch, plasticine, plasticine_targets, torus, triple_move
 from diffsim.scenes.tool_actions import Translations
 
 TASKS = ["move", "triple_move", "torus", "rope", "writer", "pinch", "rolling_pin", "chopsticks", "table", "assembly"]
@@ -60,6 +60,20 @@ def test_the_start_scores_zero_and_the_target_one(name):
         return
     figures = scene.measure([state._replace(x=scene.ghost)])
     assert figures["score"] == pytest.approx(1, abs=1e-4) and figures["matched"] == pytest.approx(1, abs=1e-4)
+
+
+def test_the_transport_part_of_the_loss_is_the_squared_way_of_each_body_to_its_own_place():
+    plain, led = (ds.load("triple_move", **COARSE, transport=weight) for weight in (0.0, 100.0))
+    state, _ = led.start()
+    with torch.no_grad():
+        first = float(led.loss([state, state]) - plain.loss([state, state]))
+        there = state._replace(x=led.ghost.to(state.x))
+        last = float(led.loss([state, there]) - plain.loss([state, there]))
+    goals, starts = (torch.tensor(places) for places in (triple_move.VARIANTS[1], triple_move.STARTS))
+    assert first == pytest.approx(100 * float((goals - starts).square().sum(1).mean()), rel=1e-3)
+    assert last == pytest.approx(0, abs=1e-3)
+    with pytest.raises(SceneError, match="transport is -1"):
+        ds.load("torus", **COARSE, transport=-1.0)
 
 
 @pytest.mark.parametrize("name", ["move", "triple_move", "rope", "assembly"])
