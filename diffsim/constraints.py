@@ -28,12 +28,30 @@ class AugmentedLagrangian:
     """Multipliers and penalty of a scene's constraints.
 
     Attributes:
-        rho: the penalty.
+        rho: the penalty; what is assigned to it holds again after ``restart``.
         multipliers: lambda by the constraint's name; one that was never updated is 0.
     """
 
     def __init__(self, rho: float = 10.0):
         self.rho, self.multipliers = rho, {}
+
+    @property
+    def rho(self) -> float:
+        return self._rho
+
+    @rho.setter
+    def rho(self, value: float) -> None:
+        if not (value > 0 and math.isfinite(value)):
+            raise SceneError(f"rho is {value}; a penalty is a positive number")
+        self._rho = self._first = value
+
+    def take(self, rho: float, multipliers: dict[str, Tensor]) -> None:
+        """Continue with these, until ``restart``."""
+        self._rho, self.multipliers = rho, dict(multipliers)
+
+    def restart(self) -> None:
+        """Go back to multipliers of 0 and the penalty that was assigned, not one that has grown."""
+        self.take(self._first, {})
 
     def term(self, values: dict[str, Tensor]) -> Tensor:
         """What is added to the objective, for constraints g by name.

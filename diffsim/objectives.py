@@ -21,7 +21,7 @@ from diffsim.kernels.reduction import ordered_sum
 from diffsim.kernels.tool_distance import tool_distance as signed_distances
 from diffsim.models.tools import pack, rotation_matrix
 
-_TRANSPORT = ("chamfer", "transport", "sinkhorn")  # of diffsim.transport
+_TRANSPORT = ("chamfer", "transport", "destinations", "sinkhorn")  # of diffsim.transport
 
 
 def __getattr__(name):
@@ -198,6 +198,7 @@ class DensityTarget:
 
     Attributes:
         x: particles of the target, to draw.
+        weight: mass of each of them.
         mass: m*, (cells + 1, ...).
         field: D [m], of the same shape.
 
@@ -207,6 +208,7 @@ class DensityTarget:
 
     def __init__(self, grid, x: Tensor, mass, threshold: float = 0.0):
         self.grid, self.x = grid, x.detach()
+        self.weight = torch.as_tensor(mass).detach().to(self.x).expand(len(self.x))
         self._measure(self.density(self.x, mass), threshold)
 
     @classmethod
@@ -221,6 +223,7 @@ class DensityTarget:
         target = cls.__new__(cls)
         target.grid = grid
         target.x = (mass > threshold).nonzero() * grid.dx + mass.new_tensor(grid.origin)
+        target.weight = mass[mass > threshold].detach()
         target._measure(mass.detach(), threshold)
         return target
 

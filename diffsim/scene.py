@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import traceback
 from collections.abc import Callable
 from contextlib import contextmanager
@@ -212,16 +213,20 @@ class Scene:
 
     def parts(self) -> dict:
         """What another process that loads this scene builds anew; ``loaded`` has what ``load`` returned."""
-        names = ("model", "setup", "objective", "metrics", "policy", "steps")
-        return {name: getattr(self, name) for name in names} | {"constraints": dict(self.constraints)}
+        names = ("model", "setup", "objective", "metrics", "policy", "steps", "every")
+        parts = {name: getattr(self, name) for name in names}
+        parts |= {"constraints": dict(self.constraints), "options": copy.deepcopy(self.options)}
+        parts["lagrangian.rho"] = self.lagrangian.rho
+        if self.policy is not None:  # what no optimizer changes, and so no candidate brings along
+            fixed = [(name, value) for name, value in self.policy.named_parameters() if not value.requires_grad]
+            fixed = dict(fixed + list(self.policy.named_buffers()))
+            parts["policy.fixed"] = {name: value.detach().clone() for name, value in fixed.items()}
+        return parts
 
     def changed_since_load(self) -> list[str]:
-        """Names of the parts that were replaced after ``load``."""
+        """Names of the parts that were replaced or changed after ``load``."""
         now = self.parts()
-        same = {
-            name: now[name] is self.loaded[name] or now[name] == self.loaded[name] for name in ("steps", "constraints")
-        }
-        return [name for name, old in self.loaded.items() if not same.get(name, now[name] is old)]
+        return [name for name in {**self.loaded, **now} if not _same(self.loaded.get(name), now.get(name))]
 
     @property
     def lagrangian(self):
@@ -234,7 +239,8 @@ class Scene:
 
     def forget_multipliers(self) -> None:
         """Start the constraints with multipliers of zero: every optimization does, unless it resumes."""
-        self._lagrangian = None
+        if self._lagrangian is not None:
+            self._lagrangian.restart()
 
     def _constrain(self, path: Trajectory) -> dict[str, Tensor]:
         """Values of the constraints by name."""
@@ -267,3 +273,16 @@ class Scene:
 def _describe(value) -> str:
     shape = getattr(value, "shape", None)
     return type(value).__name__ if shape is None else f"a tensor of shape {tuple(shape)}"
+
+
+def _same(one, other) -> bool:
+    """Whether two parts of a scene are the same object, or equal values."""
+    if one is other:
+        return True
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_same(value, other[name]) for name, value in one.items())
+    if isinstance(one, list | tuple) and type(one) is type(other):
+        return len(one) == len(other) and all(_same(*pair) for pair in zip(one, other, strict=True))
+    if hasattr(one, "shape") and hasattr(other, "shape"):  # a tensor or an array, whose == is none
+        return one.shape == other.shape and one.dtype == other.dtype and bool((one == other).all())
+    return isinstance(one, bool | int | float | str) and type(one) is type(other) and one == other

@@ -54,19 +54,38 @@ def transport(x: Tensor, target: Tensor, mass: Tensor | None = None, target_mass
         DataError: clouds or masses that do not fit.
         SolverError: the simplex did not finish.
     """
+    plan = _plan(x, target, mass, target_mass)[0]
+    rows, columns = (torch.from_numpy(index).to(x.device) for index in np.nonzero(plan))
+    moved = torch.from_numpy(plan[plan > 0]).to(x)
+    return total(moved[:, None] * (x.index_select(0, rows) - target.index_select(0, columns)).square())
+
+
+def destinations(x: Tensor, target: Tensor, mass: Tensor | None = None, target_mass: Tensor | None = None) -> Tensor:
+    """Where the optimal plan P of ``transport`` takes each point, sum_j P_ij y_j / sum_j P_ij; (n, d) [m].
+
+    This is the plan's barycentric projection. Values only, without a gradient. A point without mass stays where it is.
+
+    Args and errors as for ``transport``.
+    """
+    plan, here, there = _plan(x, target, mass, target_mass)
+    share = plan.sum(1, keepdims=True)
+    # einsum, not a matrix product, whose bits depend on the threads of the linear algebra
+    found = np.where(share > 0, np.einsum("ij,jk->ik", plan, there) / np.where(share > 0, share, 1.0), here)
+    return torch.from_numpy(found).to(x)
+
+
+def _plan(x, target, mass, target_mass):
+    """Optimal plan (n, m), and both clouds, as doubles."""
     import ot
 
     here, there = _cloud(x, "x"), _cloud(target, "target", x)
     a, b = _weights(mass, len(x), "mass"), _weights(target_mass, len(target), "target_mass")
-    cost = _squared_distances(here, there)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it is raised below
-        plan, about = ot.emd(a, b, cost, numItermax=MOST_PIVOTS, log=True)
+        plan, about = ot.emd(a, b, _squared_distances(here, there), numItermax=MOST_PIVOTS, log=True)
     if about["warning"]:
         raise SolverError(f"transport of {len(x)} to {len(target)} points: {about['warning']}; use fewer points")
-    rows, columns = (torch.from_numpy(index).to(x.device) for index in np.nonzero(plan))
-    moved = torch.from_numpy(plan[plan > 0]).to(x)
-    return total(moved[:, None] * (x.index_select(0, rows) - target.index_select(0, columns)).square())
+    return plan, here, there
 
 
 def sinkhorn(x: Tensor, target: Tensor, blur: float, *, tolerance: float = 1e-9, iterations: int = 20_000) -> Tensor:

@@ -4,7 +4,8 @@ import torch
 
 import diffsim as ds
 from diffsim.kernels.arrays import context
-from diffsim.scenes.plasticine import Options, block, build, fill, script
+from diffsim.scenes.plasticine import Options, block, build, fill
+from diffsim.scenes.plasticine_targets import script
 from diffsim.scenes.tool_actions import EPISODE, Chopsticks
 
 # displacement of the hand [m] and its turn about the vertical [rad]
@@ -29,6 +30,7 @@ def scene(
     softness: float = 666.0,
     sharpness: float | None = None,
     target_file: str | None = None,
+    transport: float = 0.0,
     seed: int = 0,
 ) -> ds.Scene:
     """Lift a bar of plasticine from a smooth floor with two chopsticks, carry and turn it.
@@ -47,9 +49,11 @@ def scene(
         softness: of contact; it is felt up to ln(10) / softness from the tool.
         sharpness: of the soft minimum over particles, 1e4 in the benchmark; the exact minimum when None.
         target_file: npz of the target's node masses, under chopsticks3d_v1 ...; the task's own target when None.
+        transport: weight of the particles' distance to where the optimal transport takes them, beside the benchmark's
+            loss; 100 is about as strong.
         seed: of the first actions, uniform within 1e-4.
     """
-    options = Options(variant, full, resolution, particles, steps, softness, sharpness, target_file, seed)
+    options = Options(variant, full, resolution, particles, steps, softness, sharpness, target_file, transport, seed)
     shift, angle = options.choose(VARIANTS)
     hand = Chopsticks((0.5, 0.15, 0.5), LENGTH, CLOSED, SCALES)
     actions = torch.zeros(EPISODE, 7, dtype=torch.float64)

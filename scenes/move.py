@@ -10,7 +10,8 @@ from diffsim.errors import SceneError
 from diffsim.geometry.mesh import load_mesh
 from diffsim.objectives import center_of_mass
 from diffsim.scenes.bodies import fill_mesh
-from diffsim.scenes.plasticine import Options, build, points
+from diffsim.scenes.plasticine import Options, build
+from diffsim.scenes.plasticine_targets import points
 from diffsim.scenes.tool_actions import Translations
 
 # center of the lump at the start, its diameter, center of the target [m]
@@ -42,6 +43,7 @@ def scene(
     friction: float = 0.9,
     sharpness: float | None = None,
     target_file: str | None = None,
+    transport: float = 0.0,
     seed: int = 0,
 ) -> ds.Scene:
     """Carry a lump of plasticine with two tools to where its target density is.
@@ -70,9 +72,11 @@ def scene(
         friction: of the tools.
         sharpness: of the soft minimum over particles, 1e4 in the benchmark; the exact minimum when None.
         target_file: npz of node masses to take the target from, under move3d_v1 ...; the lump itself when None.
+        transport: weight of the particles' distance to where the optimal transport takes them, beside the benchmark's
+            loss; 100 is about as strong.
         seed: of the first actions, uniform within 1e-4.
     """
-    options = Options(variant, full, resolution, particles, steps, softness, sharpness, target_file, seed)
+    options = Options(variant, full, resolution, particles, steps, softness, sharpness, target_file, transport, seed)
     start, diameter, goal = options.choose(VARIANTS)
     x, volume = fill_mesh(mesh, diameter if size is None else size, start, options.size()[1])
     shape, starts = place_tools(tool, tool_size, grip, start, x, softness)

@@ -1,7 +1,8 @@
 """PlasticineLab's Pinch: a sphere presses dents into a cube of plasticine."""
 
 import diffsim as ds
-from diffsim.scenes.plasticine import ADAM, Options, block, build, fill, script
+from diffsim.scenes.plasticine import ADAM, Options, block, build, fill
+from diffsim.scenes.plasticine_targets import script
 from diffsim.scenes.tool_actions import Translations
 
 # ways of the sphere's center [m]
@@ -30,6 +31,7 @@ def scene(
     softness: float = 666.0,
     sharpness: float | None = None,
     target_file: str | None = None,
+    transport: float = 0.0,
     seed: int = 0,
 ) -> ds.Scene:
     """Press one to three dents into a cube that sticks to the floor.
@@ -47,9 +49,11 @@ def scene(
         softness: of contact; it is felt up to ln(10) / softness from the tool.
         sharpness: of the soft minimum over particles, 1e4 in the benchmark; the exact minimum when None.
         target_file: npz of the target's node masses, under pinch3d_v1 ...; the task's own target when None.
+        transport: weight of the particles' distance to where the optimal transport takes them, beside the benchmark's
+            loss; 100 is about as strong.
         seed: of the first actions, uniform within 1e-4.
     """
-    options = Options(variant, full, resolution, particles, steps, softness, sharpness, target_file, seed)
+    options = Options(variant, full, resolution, particles, steps, softness, sharpness, target_file, transport, seed)
     way = options.choose(VARIANTS)
     sphere = Translations([(0.5, 0.35, 0.5)], 0.02, lower=0.1, upper=0.9)
     return build(

@@ -1,4 +1,4 @@
-"""What the ten tasks of PlasticineLab share: the box, the plasticine, loss and score, targets from points or scripts.
+"""What the ten tasks of PlasticineLab share: the box, the plasticine, loss and score.
 
 Source: Huang et al., PlasticineLab (ICLR 2021), arXiv:2104.03311. The unit box and the benchmark's units (density 1);
 E = 5000, nu = 0.2, fixed corotated stress, von Mises |2 mu dev eps| <= sigma_y; walls that let go. With m the node
@@ -7,33 +7,33 @@ masses, m* those of the target and D their distance to it, the loss of a step is
     10 sum_i D_i m_i + 10 sum_i |m_i - m*_i| + sum over moved tools (min over particles max(phi, 0))^2
 
 and the objective its sum over the steps. ``score`` is the normalized incremental soft IoU after the last step.
+
+Nothing in that loss tells which body belongs where, and D leads to the nearest place of the target, whether or not it
+is taken. The option ``transport`` adds, with that weight, the mean of |x_p - T(x_p)|^2 to every step, where T takes the
+start's particles to the target by the optimal transport: it leads every particle to a place of its own.
 """
 
 import math
 from dataclasses import dataclass
-from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from torch import nn
 
 import diffsim as ds
-from diffsim.errors import DataError, SceneError
+from diffsim.errors import SceneError
 from diffsim.geometry import sampling
 from diffsim.geometry.bodies import Ball, Box
 from diffsim.kernels.arrays import context
-from diffsim.objectives import DensityTarget, tool_distance, total
-from diffsim.rollout import rollout
+from diffsim.objectives import tool_distance, total
+from diffsim.scenes.plasticine_targets import OUTSIDE, Destinations, recorded
 from diffsim.scenes.tool_actions import CONTROL_STEP
 
 E, NU, DENSITY = 5000.0, 0.2, 1.0
 FULL = {"resolution": 64, "particles": 10_000}
 COURANT_SUBSTEPS = 20 / 64  # substeps per control step and cell: 1e-4 s on 64 cells, Courant number 0.48
 MASS = 10_000 * (0.5 / 64) ** 2  # of the benchmark's particles, in the units of its losses
-THRESHOLD = 1e-4  # node mass above which a node belongs to the target, in the same units
 SUNK = 3.5 / 64  # [m] below this the benchmark's floor, its three lowest layers of nodes, is felt; other walls alike
-OUTSIDE = 2  # cells around the unit box, for particles that lie on its faces
 SLAB = ((0.5, 0.05, 0.5), (0.3, 0.1, 0.3))  # center and sides [m], of three tasks
 STICKY = 10.0  # ground friction from which on the benchmark's floor lets nothing slide
 # Rprop settles where Adam's steps of 0.1 keep carried plasticine shaking: 50 actions add up to 50 scales
@@ -54,17 +54,20 @@ class Options:
     softness: float
     sharpness: float | None
     target_file: str | None
+    transport: float
     seed: int
 
     def size(self) -> tuple[int, int]:
         """Cells per axis and wanted particles.
 
         Raises:
-            SceneError: fewer than 16 cells, or no particles.
+            SceneError: fewer than 16 cells, no particles, or a weight that is not.
         """
         cells, particles = (FULL["resolution"], FULL["particles"]) if self.full else (self.resolution, self.particles)
         if cells < 16:
             raise SceneError(f"resolution is {cells}; the box needs at least 16 cells")
+        if not (self.transport >= 0 and math.isfinite(self.transport)):
+            raise SceneError(f"transport is {self.transport}; it is the weight of a part of the loss, 0 or more")
         if particles < 1:
             raise SceneError(f"particles is {particles}; it must be at least 1")
         return cells, particles
@@ -103,77 +106,6 @@ def fill(bodies, particles: int) -> list[tuple]:
     volume = sum(body.volume for body in bodies)
     counts = [max(1, round(particles * body.volume / volume)) for body in bodies]
     return [sampling.fill(body, count=count, method="random") for body, count in zip(bodies, counts, strict=True)]
-
-
-# --- targets
-
-
-def script(motion, actions):
-    """A target that is where the task's own plasticine is after so many scripted actions."""
-
-    def target(world):
-        with torch.no_grad():
-            path = rollout(world.model, world.state, controls=world.controls(actions), steps=len(actions))
-        return DensityTarget(world.model.grid, path[-1].x, world.mass, threshold=THRESHOLD)
-
-    return target
-
-
-def points(x, mass=None):
-    """A target of given particles (k, 3) [m]; with the masses of the task's own particles unless one is given."""
-
-    def target(world):
-        goal = torch.as_tensor(x).to(world.state.x)
-        return DensityTarget(world.model.grid, goal, world.mass if mass is None else mass, threshold=THRESHOLD)
-
-    return target
-
-
-def recorded(file: str, key: str, cells: int) -> DensityTarget:
-    """A target given as node masses on the 64^3 grid of the benchmark, halved to ``cells``.
-
-    A quadratic B-spline is a sum of four half as wide, so that a grid of half as many cells, shifted by a quarter of
-    one, has the same particles' masses exactly: M_j = (m_2j-1 + 3 m_2j + 3 m_2j+1 + m_2j+2) / 4 along each axis.
-
-    Raises:
-        DataError: no such file or key, or no such shape.
-        SceneError: ``cells`` is not 64, 32 or 16.
-    """
-    if cells not in (64, 32, 16):
-        raise SceneError(f"resolution is {cells}; a target from a file needs 64, or its halves 32 and 16")
-    if not Path(file).is_file():
-        raise DataError(f"target_file {file}: there is no such file; leave it out for the task's own target")
-    try:
-        with np.load(file) as arrays:
-            if key not in arrays:
-                raise DataError(f"target_file {file} has no {key!r}, but {', '.join(arrays)}; choose another variant")
-            mass = np.asarray(arrays[key], dtype=np.float64)
-    except (
-        ValueError,
-        TypeError,
-        OSError,
-        EOFError,
-        BadZipFile,
-    ) as error:  # TypeError: an npy file, which is no archive
-        raise DataError(f"target_file {file}: not an npz of arrays ({error}); save it with numpy.savez") from error
-    # the benchmark's own files hold a few masses of -1e-8
-    if mass.shape != (64, 64, 64) or not (np.isfinite(mass).all() and mass.min() >= -1e-4 * mass.max()):
-        raise DataError(f"target_file {file}: {key} has shape {mass.shape}; give (64, 64, 64) masses, none negative")
-    origin, dx = -OUTSIDE / 16, 1 / 64
-    mass = np.pad(mass, OUTSIDE * 4)  # of the coarsest grid's cells
-    while round(1 / dx) > cells:
-        for axis in range(3):
-            mass = np.moveaxis(_halved(np.moveaxis(mass, axis, 0)), 0, axis)
-        origin, dx = origin + dx / 2, 2 * dx
-    grid = ds.Grid(tuple(n - 1 for n in mass.shape), dx, (origin,) * 3)
-    return DensityTarget.from_mass(grid, torch.from_numpy(mass).to(context.tensor_device, context.dtype), THRESHOLD)
-
-
-def _halved(m):
-    """Node masses along the first axis, on half as many cells."""
-    n = len(m) // 2 + 1
-    m = np.pad(m, [(1, 3), (0, 0), (0, 0)])
-    return (m[: 2 * n : 2] + 3 * m[1 : 2 * n + 1 : 2] + 3 * m[2 : 2 * n + 2 : 2] + m[3 : 2 * n + 3 : 2]) / 4
 
 
 # --- the task
@@ -267,10 +199,13 @@ def build(
     first = torch.rand(options.steps, *motion.shape, generator=generator, dtype=torch.float64)
     actions = nn.Parameter((1e-4 * (2 * first - 1)).to(context.dtype))
 
+    way = Destinations(state.x, mass, goal) if options.transport else None
+
     def step_loss(frame):
         density = goal.density(frame.x, mass)
         gap = tool_distance(frame._replace(pose=frame.pose[:moved]), model.tools[:moved], options.sharpness)
-        return 10 * goal.distance(density) + 10 * goal.mismatch(density) + gap
+        loss = 10 * goal.distance(density) + 10 * goal.mismatch(density) + gap
+        return loss if way is None else loss + options.transport * way.squared_distance(frame.x)
 
     def figures(path):
         density = goal.density(path[-1].x, mass)

@@ -6,7 +6,8 @@ import trimesh
 
 import diffsim as ds
 from diffsim.geometry import sampling
-from diffsim.scenes.plasticine import ADAM, MASS, Options, block, build, fill, points
+from diffsim.scenes.plasticine import ADAM, MASS, Options, block, build, fill
+from diffsim.scenes.plasticine_targets import points
 from diffsim.scenes.tool_actions import Translations
 
 # x and z of the pillar [m]
@@ -24,6 +25,7 @@ def scene(
     softness: float = 666.0,
     sharpness: float | None = None,
     target_file: str | None = None,
+    transport: float = 0.0,
     seed: int = 0,
 ) -> ds.Scene:
     """Wind a bar of plasticine around a pillar with two spheres.
@@ -40,9 +42,11 @@ def scene(
         softness: of contact; it is felt up to ln(10) / softness from the tool.
         sharpness: of the soft minimum over particles, 1e4 in the benchmark; the exact minimum when None.
         target_file: npz of the target's node masses, under rope3d_v1 ...; the task's own target when None.
+        transport: weight of the particles' distance to where the optimal transport takes them, beside the benchmark's
+            loss; 100 is about as strong.
         seed: of the first actions, uniform within 1e-4.
     """
-    options = Options(variant, full, resolution, particles, steps, softness, sharpness, target_file, seed)
+    options = Options(variant, full, resolution, particles, steps, softness, sharpness, target_file, transport, seed)
     x, z = options.choose(VARIANTS)
     return build(
         "rope",

@@ -1,7 +1,8 @@
 """PlasticineLab's Table: a sphere bends one leg of a table outward."""
 
 import diffsim as ds
-from diffsim.scenes.plasticine import Options, block, build, fill, script
+from diffsim.scenes.plasticine import Options, block, build, fill
+from diffsim.scenes.plasticine_targets import script
 from diffsim.scenes.tool_actions import Translations
 
 # x and z to which the sphere is moved [m]
@@ -20,6 +21,7 @@ def scene(
     softness: float = 666.0,
     sharpness: float | None = None,
     target_file: str | None = None,
+    transport: float = 0.0,
     seed: int = 0,
 ) -> ds.Scene:
     """Bend one leg of a table outward by a sphere between the legs.
@@ -37,9 +39,11 @@ def scene(
         softness: of contact; it is felt up to ln(10) / softness from the tool.
         sharpness: of the soft minimum over particles, 1e4 in the benchmark; the exact minimum when None.
         target_file: npz of the target's node masses, under table3d_v1 ...; the task's own target when None.
+        transport: weight of the particles' distance to where the optimal transport takes them, beside the benchmark's
+            loss; 100 is about as strong.
         seed: of the first actions, uniform within 1e-4.
     """
-    options = Options(variant, full, resolution, particles, steps, softness, sharpness, target_file, seed)
+    options = Options(variant, full, resolution, particles, steps, softness, sharpness, target_file, transport, seed)
     x, z = options.choose(VARIANTS)
     sphere = Translations([(0.5, 0.06, 0.5)], 0.03, axes=(0, 2))
     way = [(0.5 + share * (x - 0.5), 0.06, 0.5 + share * (z - 0.5)) for share in (k / PUSHING for k in range(1, 21))]

@@ -1,7 +1,8 @@
 """PlasticineLab's Torus: a ring is pressed into a slab of plasticine."""
 
 import diffsim as ds
-from diffsim.scenes.plasticine import ADAM, SLAB, Options, block, build, fill, script
+from diffsim.scenes.plasticine import ADAM, SLAB, Options, block, build, fill
+from diffsim.scenes.plasticine_targets import script
 from diffsim.scenes.tool_actions import Translations
 
 # x and z of the imprint's center [m]
@@ -18,6 +19,7 @@ def scene(
     softness: float = 666.0,
     sharpness: float | None = None,
     target_file: str | None = None,
+    transport: float = 0.0,
     seed: int = 0,
 ) -> ds.Scene:
     """Press a ring into a slab that sticks to the floor, so that its imprint is that of the target.
@@ -34,9 +36,11 @@ def scene(
         softness: of contact; it is felt up to ln(10) / softness from the tool.
         sharpness: of the soft minimum over particles, 1e4 in the benchmark; the exact minimum when None.
         target_file: npz of the target's node masses, under torus3d_v1 ...; the task's own target when None.
+        transport: weight of the particles' distance to where the optimal transport takes them, beside the benchmark's
+            loss; 100 is about as strong.
         seed: of the first actions, uniform within 1e-4.
     """
-    options = Options(variant, full, resolution, particles, steps, softness, sharpness, target_file, seed)
+    options = Options(variant, full, resolution, particles, steps, softness, sharpness, target_file, transport, seed)
     x, z = options.choose(VARIANTS)
     ring = Translations([START], 0.004, lower=(0.0, DEEPEST, 0.0))
     return build(

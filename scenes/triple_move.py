@@ -3,7 +3,8 @@
 import torch
 
 import diffsim as ds
-from diffsim.scenes.plasticine import Options, block, build, fill, points
+from diffsim.scenes.plasticine import Options, block, build, fill
+from diffsim.scenes.plasticine_targets import points
 from diffsim.scenes.tool_actions import Translations
 
 # centers of the three cubes' targets [m]
@@ -27,6 +28,7 @@ def scene(
     softness: float = 666.0,
     sharpness: float | None = None,
     target_file: str | None = None,
+    transport: float = 0.0,
     seed: int = 0,
 ) -> ds.Scene:
     """Carry three cubes of plasticine with six spheres to where their targets are.
@@ -43,9 +45,11 @@ def scene(
         softness: of contact; it is felt up to ln(10) / softness from the tool.
         sharpness: of the soft minimum over particles, 1e4 in the benchmark; the exact minimum when None.
         target_file: npz of the target's node masses, under triplemove3d_v1 ...; the task's own target when None.
+        transport: weight of the particles' distance to where the optimal transport takes them, beside the benchmark's
+            loss; 100 is about as strong.
         seed: of the first actions, uniform within 1e-4.
     """
-    options = Options(variant, full, resolution, particles, steps, softness, sharpness, target_file, seed)
+    options = Options(variant, full, resolution, particles, steps, softness, sharpness, target_file, transport, seed)
     goals = options.choose(VARIANTS)
     bodies = fill([block(start, (SIDE,) * 3) for start in STARTS], options.size()[1])
     spheres = [(x + side * APART, y, z) for x, y, z in STARTS for side in (-1, 1)]

@@ -210,3 +210,36 @@ def test_multipliers_are_forgotten_by_the_next_optimization():
         for name, value in scene.parameters().items():
             value.copy_(start[name])
     assert optimize(scene, method="adam", iterations=1).history[0]["loss"] == fresh
+
+
+def first_loss(scene, **options):
+    with torch.no_grad():
+        scene.variables["push"].zero_()
+    return optimize(scene, iterations=2, **options).history[0]["loss"]
+
+
+def test_a_penalty_that_was_set_holds_for_every_optimization_and_one_that_grew_does_not():
+    plain = first_loss(load(PROJECTILE, ceiling=-1.0), method="adam")
+    scene = load(PROJECTILE, ceiling=-1.0)
+    scene.lagrangian.rho = 50.0
+    stiff = first_loss(scene, method="adam")
+    free = first_loss(load(PROJECTILE), method="adam")
+    assert stiff - free == pytest.approx(5 * (plain - free), rel=1e-3)  # of a default of 10
+    growing = {"method": "augmented_lagrangian", "every": 1, "reduction": 0.0, "growth": 7.0}
+    assert first_loss(scene, **growing) == stiff
+    assert scene.lagrangian.rho > 50
+    assert first_loss(scene, method="adam") == stiff
+    assert first_loss(scene, rho=10.0, **growing) == plain
+    with pytest.raises(SceneError, match="rho is -1"):
+        scene.lagrangian.rho = -1.0
+
+
+def test_multipliers_follow_from_the_iterate_not_from_a_probe_of_its_hessian():
+    pytest.importorskip("pytorch_optimizer")
+    scene = load(PROJECTILE, ceiling=-1.0)
+    with torch.no_grad():
+        scene.loss(scene.rollout())
+    wanted = 10.0 * scene.constraint_values["ceiling"].clamp_min(0)
+    settings = {"every": 1, "optimizer": "sophia", "hessian_period": 1, "probe": 0.5, "lr": 1e-9, "weight_decay": 0.0}
+    optimize(scene, "augmented_lagrangian", iterations=1, **settings)
+    assert torch.allclose(scene.lagrangian.multipliers["ceiling"], wanted, rtol=1e-6)

@@ -10,7 +10,7 @@ import diffsim as ds
 from diffsim import objectives
 from diffsim.errors import DataError, SceneError, SolverError
 from diffsim.kernels.arrays import context
-from diffsim.transport import chamfer, sinkhorn, transport
+from diffsim.transport import chamfer, destinations, sinkhorn, transport
 
 f64_only = pytest.mark.skipif(context.dtype != torch.float64, reason="gradients are compared in f64")
 DISTANCES = {
@@ -134,3 +134,16 @@ def test_settings_out_of_range_are_refused():
 def test_the_precision_is_that_of_the_cloud():
     assert sinkhorn(cloud(4, 2), cloud(4, 2, 1), 0.3).dtype == context.dtype
     assert os.environ.get("DIFFSIM_TEST_PRECISION", "f64") == context.precision
+
+
+def test_destinations_are_where_the_plan_takes_each_point():
+    x = cloud(12, 2)
+    order = torch.randperm(12, generator=torch.Generator().manual_seed(0))
+    shift = torch.tensor([3.0, -1.0]).to(x)
+    torch.testing.assert_close(destinations(x, (x + shift)[order]), x + shift)
+    y = cloud(7, 2, 1)
+    mass = torch.arange(12) + 0.0
+    found = destinations(x, y, mass)
+    assert torch.equal(found[0], x[0])  # without mass
+    mean = (mass[:, None].to(x) * found).sum(0) / mass.sum()
+    torch.testing.assert_close(mean, y.mean(0))

@@ -134,7 +134,7 @@ class Robot(nn.Module):
             step = f" in step {where[0]}" if len(where) > 1 else ""
             raise DataError(f"joint {self.joints[where[-1]]!r} has no finite position{step}; check what computes it")
 
-    def excess(self, positions: Tensor, dt: float, margin: float = 0.0) -> Tensor:
+    def excess(self, positions: Tensor, dt: float, margin: float = 0.0, rest: bool = True) -> Tensor:
         """Constraints g <= 0: by how much joint positions (steps, joints), dt [s] apart, go beyond the limits.
 
         Positions relative to half their range (to 1 rad or m where there is none), velocities (q_k+1 - q_k)/dt and
@@ -142,6 +142,8 @@ class Robot(nn.Module):
 
         Args:
             margin: share of every limit to stay away from.
+            rest: whether the robot stands still before the first position and after the last one, so that setting out
+                and stopping within a step are accelerations too.
         """
         self._check(positions)
         found = [positions.new_full((1,), -1.0)]
@@ -156,17 +158,29 @@ class Robot(nn.Module):
         for order, limit in ((1, self.velocity), (2, self.acceleration)):
             limit = limit.to(positions)
             bounded = limit.isfinite().nonzero().flatten()
-            change = positions[:, bounded].diff(n=order, dim=0) / dt**order
+            change = self._rates(positions[:, bounded], dt, order, rest)
             found.append((change.abs() / limit[bounded] - (1 - margin)).flatten())
         return torch.cat(found)
 
-    def check_limits(self, positions: Tensor, dt: float, tolerance: float = 1e-6) -> None:
-        """Raise ``DataError`` naming the step and the joint where positions (steps, joints) go beyond a limit."""
+    @staticmethod
+    def _rates(positions: Tensor, dt: float, order: int, rest: bool) -> Tensor:
+        """Velocities, or the accelerations at the times of the positions, those at both ends only from and to rest."""
+        if order == 2 and rest and len(positions):
+            positions = torch.cat([positions[:1], positions, positions[-1:]])
+        return positions.diff(n=order, dim=0) / dt**order
+
+    def check_limits(self, positions: Tensor, dt: float, tolerance: float = 1e-6, rest: bool = True) -> None:
+        """Raise ``DataError`` naming the step and the joint where positions (steps, joints) go beyond a limit.
+
+        Args:
+            tolerance: what a limit may be exceeded by, as a share of it.
+            rest: as for ``excess``.
+        """
         self._check(positions)
         kinds = (
             ("position", positions, self.lower, self.upper),
-            ("velocity", positions.diff(dim=0) / dt, -self.velocity, self.velocity),
-            ("acceleration", positions.diff(n=2, dim=0) / dt**2, -self.acceleration, self.acceleration),
+            ("velocity", self._rates(positions, dt, 1, rest), -self.velocity, self.velocity),
+            ("acceleration", self._rates(positions, dt, 2, rest), -self.acceleration, self.acceleration),
         )
         for kind, values, low, high in kinds:
             low, high = low.to(values), high.to(values)
@@ -176,6 +190,7 @@ class Robot(nn.Module):
             if beyond.any():
                 step, joint = beyond.nonzero()[0].tolist()
                 value, least, most = (float(each) for each in (values[step, joint], low[joint], high[joint]))
+                step += kind == "acceleration" and not rest  # that of the position at which the velocity changes
                 raise DataError(
                     f"joint {self.joints[joint]!r} has the {kind} {value:.4g} in step {step}, beyond its limits "
                     f"{least:.4g} .. {most:.4g}; slow down, or move the target"

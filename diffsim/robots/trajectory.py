@@ -56,10 +56,20 @@ class JointTrajectory:
         return found
 
     def message(self, frame: str = "") -> dict:
-        """The content of a trajectory_msgs/JointTrajectory."""
+        """The content of a trajectory_msgs/JointTrajectory.
+
+        Raises:
+            DataError: points less than a nanosecond apart, the unit of its times.
+        """
+        stamps = [round(time * NANO) for time in self.times]
+        for k in range(1, len(stamps)):
+            if stamps[k] <= stamps[k - 1]:
+                raise DataError(
+                    f"points {k - 1} and {k} of the joint trajectory, {self.times[k] - self.times[k - 1]:.3g} s apart, "
+                    "have the same time in a message of nanoseconds; resample it, or write a .csv file"
+                )
         points = []
-        for time, row, speed in zip(self.times, self.positions, self.velocities(), strict=True):
-            nanoseconds = round(time * NANO)
+        for nanoseconds, row, speed in zip(stamps, self.positions, self.velocities(), strict=True):
             points.append(
                 {
                     "positions": row.tolist(),
@@ -79,7 +89,7 @@ class JointTrajectory:
             frame: ``frame_id`` of the message.
 
         Raises:
-            DataError: another suffix, or a folder that cannot be written.
+            DataError: another suffix, a folder that cannot be written, or points too close for a message.
         """
         path = Path(path)
         suffix = _suffix(path)

@@ -115,10 +115,10 @@ class Sophia(Descent):
         optimizer.step(hessian=self.diagonal(problem) if due else None)
 
     def diagonal(self, problem) -> list[torch.Tensor]:
-        """Estimate of the Hessian's diagonal at the variables, which stay; the gradients in place are kept too."""
+        """Estimate of the Hessian's diagonal at the variables, which stay, with their gradients and constraints."""
         parameters = list(problem.parameters.values())
         centers = [value.detach().clone() for value in parameters]
-        gradients = [value.grad for value in parameters]
+        gradients, constrained = [value.grad for value in parameters], problem.scene.constraint_values
         total = [torch.zeros_like(value) for value in centers]
         for _ in range(self.samples):
             signs = [torch.randint(0, 2, value.shape).to(value) * 2 - 1 for value in centers]
@@ -142,6 +142,7 @@ class Sophia(Descent):
             for value, center, gradient in zip(parameters, centers, gradients, strict=True):
                 value.copy_(center)
                 value.grad = gradient
+        problem.scene.constraint_values = constrained  # multipliers follow from the iterate, not from a probe
         return [value / self.samples for value in total]
 
 

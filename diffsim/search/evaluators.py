@@ -36,7 +36,7 @@ def evaluator_of(problem):
     changed = problem.scene.changed_since_load()
     if changed:
         raise SceneError(
-            f"scene {problem.scene.name!r}: {', '.join(changed)} was replaced after diffsim.load, and other processes "
+            f"scene {problem.scene.name!r}: {', '.join(changed)} was changed after diffsim.load, and other processes "
             "would not know it: use workers=1, or put it into a script"
         )
     if problem.cluster is not None:

@@ -14,15 +14,15 @@ class Multipliers:
 
     Args:
         every: iterations between two updates.
-        rho: the first penalty.
+        rho: the first penalty; that of ``scene.lagrangian``, 10 unless it was set, when None.
         growth, reduction: as above.
 
     Raises:
         SceneError: options out of their range.
     """
 
-    def __init__(self, every: int = 10, rho: float = 10.0, growth: float = 3.0, reduction: float = 0.25):
-        if every < 1 or not rho > 0 or growth < 1 or not 0 <= reduction < 1:
+    def __init__(self, every: int = 10, rho: float | None = None, growth: float = 3.0, reduction: float = 0.25):
+        if every < 1 or not (rho is None or rho > 0) or growth < 1 or not 0 <= reduction < 1:
             raise SceneError(
                 f"options every={every}, rho={rho}, growth={growth}, reduction={reduction}: give at least 1, a "
                 "positive number, at least 1, and a share below 1"
@@ -36,13 +36,13 @@ class Multipliers:
                 f"scene {problem.scene.name!r} has no constraints, so it needs no augmented Lagrangian; name some in "
                 "Scene(constraints=...), or choose another method"
             )
-        problem.scene.lagrangian.rho, problem.scene.lagrangian.multipliers = self.rho, {}
-        return {"since": 0, "before": -1.0, "rho": self.rho, "multipliers": {}}
+        lagrangian = problem.scene.lagrangian
+        lagrangian.take(lagrangian.rho if self.rho is None else self.rho, {})
+        return {"since": 0, "before": -1.0, "rho": lagrangian.rho, "multipliers": {}}
 
     def resume(self, problem, state: dict) -> None:
         """Put the multipliers of a checkpoint back."""
-        problem.scene.lagrangian.rho = state["rho"]
-        problem.scene.lagrangian.multipliers = dict(state["multipliers"])
+        problem.scene.lagrangian.take(state["rho"], state["multipliers"])
 
     def advance(self, problem, optimizer, loss: float, state: dict) -> dict:
         """Update if it is time; returns the new state."""
@@ -53,7 +53,7 @@ class Multipliers:
         worst = violation(values)
         lagrangian.update(values)
         if state["before"] >= 0 and worst > self.reduction * state["before"]:
-            lagrangian.rho *= self.growth
+            lagrangian.take(self.growth * lagrangian.rho, lagrangian.multipliers)
         problem.extend(problem.horizon)
         found = {"rho": lagrangian.rho, "multipliers": dict(lagrangian.multipliers)}
         return {"since": 0, "before": worst, **found}

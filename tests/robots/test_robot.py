@@ -137,13 +137,29 @@ def test_what_keeps_the_limits_passes_and_each_violation_is_named():
     for change, text in (
         (lambda q: q[7, 2].fill_(2.8), "joint 'elbow' has the position 2.8 in step 7, beyond its limits -2.7 .. 2.7"),
         (lambda q: q[9:, 4].add_(0.2), "joint 'bend' has the velocity .* in step 8"),
-        (lambda q: q[9:, 4].add_(0.05), "joint 'bend' has the acceleration .* in step 7"),
+        (lambda q: q[9:, 4].add_(0.05), "joint 'bend' has the acceleration .* in step 8"),
     ):
         bad = path.clone()
         change(bad)
         with pytest.raises(DataError, match=text):
             robot.check_limits(bad, 0.01)
         assert float(robot.excess(bad, 0.01).max()) > 0
+
+
+def test_setting_out_and_stopping_within_a_step_are_accelerations_too():
+    robot = Robot("six_axis_arm", acceleration=50.0)
+    even = 0.1 + 0.01 * torch.arange(5, dtype=torch.float64)[:, None].expand(5, len(robot.joints))  # 1 rad/s
+    assert float(robot.excess(even, 0.01, rest=False).max()) < 0
+    robot.check_limits(even, 0.01, rest=False)
+    assert float(robot.excess(even, 0.01).max()) == pytest.approx(1.0)  # 100 rad/s^2, in the first and the last step
+    for path, step in ((even, 0), (torch.cat([even[:1].expand(3, -1), even[1:]]), 2)):
+        with pytest.raises(DataError, match=f"has the acceleration 100 in step {step}"):
+            robot.check_limits(path, 0.01)
+    with pytest.raises(DataError, match="has the acceleration 100 in step 2"):
+        robot.check_limits(torch.cat([even[:1].expand(3, -1), even[1:]]), 0.01, rest=False)
+    eased = torch.cat([even[:1], even[:1] + 0.005, even[1:4] + 0.005, even[3:4] + 0.01])
+    robot.check_limits(eased, 0.01)
+    assert float(robot.excess(eased, 0.01).max()) <= 1e-9
 
 
 def test_the_margin_and_the_size_of_a_violation():
@@ -265,6 +281,15 @@ def test_a_broken_trajectory_is_named(tmp_path, name, content, text):
     with pytest.raises(DataError, match=text) as caught:
         read_joint_trajectory(tmp_path / name)
     assert "\n" not in str(caught.value) and name in str(caught.value)
+
+
+@pytest.mark.parametrize("suffix", [".yaml", ".json"])
+def test_points_less_than_a_nanosecond_apart_have_no_message(tmp_path, suffix):
+    path = JointTrajectory(["a"], [0.0, 1e-9, 1.4e-9], [[0.0], [1.0], [2.0]])
+    with pytest.raises(DataError, match="points 1 and 2 of the joint trajectory, 4e-10 s apart") as caught:
+        path.write(tmp_path / f"t{suffix}")
+    assert "\n" not in str(caught.value) and not (tmp_path / f"t{suffix}").exists()
+    assert np.array_equal(read_joint_trajectory(path.write(tmp_path / "t.csv")).times, path.times)
 
 
 def test_a_missing_trajectory_is_named(tmp_path):

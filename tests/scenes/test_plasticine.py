@@ -12,7 +12,7 @@ from diffsim.errors import DataError, SceneError
 from diffsim.kernels.arrays import context
 from diffsim.kernels.density import node_mass
 from diffsim.objectives import center_of_mass
-from diffsim.scenes import pinch, plasticine, torus
+from diffsim.scenes import pinch, plasticine, plasticine_targets, torus, triple_move
 from diffsim.scenes.tool_actions import Translations
 
 TASKS = ["move", "triple_move", "torus", "rope", "writer", "pinch", "rolling_pin", "chopsticks", "table", "assembly"]
@@ -62,6 +62,20 @@ def test_the_start_scores_zero_and_the_target_one(name):
     assert figures["score"] == pytest.approx(1, abs=1e-4) and figures["matched"] == pytest.approx(1, abs=1e-4)
 
 
+def test_the_transport_part_of_the_loss_is_the_squared_way_of_each_body_to_its_own_place():
+    plain, led = (ds.load("triple_move", **COARSE, transport=weight) for weight in (0.0, 100.0))
+    state, _ = led.start()
+    with torch.no_grad():
+        first = float(led.loss([state, state]) - plain.loss([state, state]))
+        there = state._replace(x=led.ghost.to(state.x))
+        last = float(led.loss([state, there]) - plain.loss([state, there]))
+    goals, starts = (torch.tensor(places) for places in (triple_move.VARIANTS[1], triple_move.STARTS))
+    assert first == pytest.approx(100 * float((goals - starts).square().sum(1).mean()), rel=1e-3)
+    assert last == pytest.approx(0, abs=1e-3)
+    with pytest.raises(SceneError, match="transport is -1"):
+        ds.load("torus", **COARSE, transport=-1.0)
+
+
 @pytest.mark.parametrize("name", ["move", "triple_move", "rope", "assembly"])
 def test_the_five_variants_differ(name):
     ghosts = [ds.load(name, **COARSE, variant=variant).ghost for variant in range(1, 6)]
@@ -99,7 +113,7 @@ def particles_and_masses(file, nodes=64):
 @pytest.mark.parametrize("cells", [64, 32, 16])
 def test_a_recorded_target_on_fewer_cells_is_the_density_of_the_same_particles(tmp_path, cells):
     x = particles_and_masses(tmp_path / "targets.npz")
-    target = plasticine.recorded(str(tmp_path / "targets.npz"), "torus3d_v1", cells)
+    target = plasticine_targets.recorded(str(tmp_path / "targets.npz"), "torus3d_v1", cells)
     assert target.grid.dx == 1 / cells
     density = target.density(x, 1e-3)
     torch.testing.assert_close(density, target.mass, rtol=0, atol=1e-12 if context.dtype == torch.float64 else 1e-6)
@@ -123,7 +137,7 @@ def test_a_recorded_target_is_taken_by_a_task(tmp_path):
     ],
 )
 def test_the_benchmark_s_own_targets_keep_mass_and_center_on_half_the_cells_and_can_be_scored(name, center):
-    target = plasticine.recorded(str(RECORDED), f"{name}3d_v1", 32)
+    target = plasticine_targets.recorded(str(RECORDED), f"{name}3d_v1", 32)
     nodes = torch.cartesian_prod(*[torch.arange(n) for n in target.mass.shape]) * target.grid.dx
     nodes = nodes + torch.tensor(target.grid.origin)
     mass = target.mass.reshape(-1, 1)

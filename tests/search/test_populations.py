@@ -36,10 +36,29 @@ def figures(result):
 
 
 def test_a_scene_that_was_changed_after_it_was_loaded_is_not_given_to_other_processes():
+    def freeze(scene):
+        next(scene.policy.parameters()).requires_grad_(False)
+
+    def noise(scene):
+        scene.policy.register_buffer("noise", torch.zeros(1))
+
+    for name, change in {
+        "objective": lambda scene: setattr(scene, "objective", lambda path: path[-1].x.square().sum()),
+        "every": lambda scene: setattr(scene, "every", 2),
+        "options": lambda scene: scene.options.update(target=(0.0, 0.0)),
+        "lagrangian.rho": lambda scene: setattr(scene.lagrangian, "rho", 5.0),
+        "constraints": lambda scene: scene.constraints.update(none=lambda path: path.x),
+        "policy.fixed": freeze,
+        r"policy\.fixed": noise,
+    }.items():
+        scene = load(PROJECTILE, steps=4, policy=True)
+        assert scene.changed_since_load() == []
+        change(scene)
+        with pytest.raises(SceneError, match=f": {name} was changed after diffsim.load"):
+            optimize(scene, "cma", iterations=1, population=3, workers=2)
     scene = load(PROJECTILE, steps=4)
-    scene.objective = lambda path: path[-1].x.square().sum()
-    with pytest.raises(SceneError, match="objective was replaced after diffsim.load"):
-        optimize(scene, "cma", iterations=1, population=3, workers=2)
+    scene.variables["push"].data += 1.0  # candidates bring the variables along
+    assert scene.changed_since_load() == []
 
 
 @pytest.fixture(scope="module")
