@@ -146,7 +146,7 @@ def fit(
     ],
     set_: Settings = None,
     law: Annotated[
-        str, typer.Option(help="neural, hyperelastic, polyconvex, spline, sysid, blind or unconstrained.")
+        str, typer.Option(help="neural, nclaw, hyperelastic, polyconvex, spline, sysid, blind or unconstrained.")
     ] = "neural",
     epochs: Annotated[int, typer.Option(help="Passes over the motion.", min=1)] = 300,
     segments: Annotated[str, typer.Option(help="Steps of a segment at the start and at the end.")] = "25,200",
@@ -157,6 +157,7 @@ def fit(
     lr_elastic: Annotated[float | None, typer.Option(help="Learning rate of the elastic law.")] = None,
     lr_plastic: Annotated[float | None, typer.Option(help="Learning rate of the plastic law.")] = None,
     clip: Annotated[float, typer.Option(help="Largest norm of a law's gradient.")] = 0.1,
+    updates: Annotated[int, typer.Option(help="Steps of the optimizer in an epoch; 1 as published.", min=1)] = 1,
     patience: Annotated[int | None, typer.Option(help="Stop after so many epochs without gain.", min=1)] = None,
     of: Annotated[
         str | None, typer.Option("--scene", help="The scene of the data, when its folder holds no run.json.")
@@ -182,6 +183,7 @@ def fit(
     commands.start(device, precision, threads)
     settings = {"law": law, "epochs": epochs, "positions_only": positions_only, "steps": steps, "clip": clip}
     settings |= {"lr_elastic": lr_elastic, "lr_plastic": lr_plastic, "patience": patience, "memory": memory}
+    settings["updates"] = updates
     settings |= {"seed": seed or 0, "overwrite": overwrite}
     commands.fit(scene, of, options, lengths, settings, out, json)
 

@@ -12,7 +12,7 @@ from diffsim.errors import SceneError
 from diffsim.materials.material import Material
 from diffsim.scripts import suggestion
 
-KINDS = ("neural", "hyperelastic", "polyconvex", "spline", "sysid", "blind", "unconstrained")
+KINDS = ("neural", "nclaw", "hyperelastic", "polyconvex", "spline", "sysid", "blind", "unconstrained")
 FACTOR = 0.8  # of a parameter, or of its logarithm where it is learned by that: the wrong start of an identification
 
 
@@ -38,9 +38,10 @@ def candidate(kind: str, true: Material | None, *, density, dim: int, dt: float,
     """The law called ``kind`` before training.
 
     Args:
-        kind: "neural", NCLaw's networks; "hyperelastic" and "polyconvex", an energy network with a plasticity network;
-            "spline", elasticity alone; "unconstrained", networks of F's entries; "sysid", the true laws with wrong
-            parameters; "blind", Hencky and von Mises whatever the material is.
+        kind: "neural", NCLaw's networks; "nclaw", the same as published, without an output scale and with its rates;
+            "hyperelastic" and "polyconvex", an energy network with a plasticity network; "spline", elasticity alone;
+            "unconstrained", networks of F's entries; "sysid", the true laws with wrong parameters; "blind", Hencky and
+            von Mises whatever the material is.
         true: the material that the motion is of; for "sysid".
         dt: step [s], of which the relaxation times of the plasticity network are a few at the start.
         rates: elastic, plastic: learning rates instead of the usual ones.
@@ -56,7 +57,10 @@ def candidate(kind: str, true: Material | None, *, density, dim: int, dt: float,
     if kind not in KINDS:
         raise SceneError(f"law {kind!r} is not known; {suggestion(kind, KINDS)}")
     usual = {"elastic": 1e-2, "plastic": 1e-2}
-    if kind in ("neural", "unconstrained"):
+    if kind == "nclaw":
+        elastic, plastic = M.NeuralElasticity(scale=1, dim=dim, seed=seed), M.NeuralPlasticity(dim=dim, seed=seed + 1)
+        usual = {"elastic": 1.0, "plastic": 0.1}
+    elif kind in ("neural", "unconstrained"):
         laws = {"neural": (M.NeuralElasticity, M.NeuralPlasticity)}.get(
             kind, (M.UnconstrainedElasticity, M.UnconstrainedPlasticity)
         )

@@ -102,7 +102,7 @@ def test_frames_may_be_sparser_than_steps():
 
 
 def test_a_segment_that_breaks_down_is_halved(monkeypatch):
-    from diffsim.learning.fit import Trainer
+    from diffsim.learning.trainer import Trainer
 
     whole = Trainer.segment
 
