@@ -189,6 +189,34 @@ def fit(
 
 
 @app.command()
+def evaluate(
+    laws: Annotated[
+        list[str], typer.Argument(metavar="LAW...", help="Files of learned laws (law.safetensors), or NAME=FILE.")
+    ],
+    scene: Annotated[
+        str, typer.Option(help="The scene to judge by; for tumbling_cube the trials of its study.")
+    ] = "tumbling_cube",
+    tests: Annotated[
+        str, typer.Option(help="Trials, by commas: see 'diffsim list nclaw_trials'.")
+    ] = "reconstruction,time,velocity_1,velocity_7,velocity_8",
+    set_: Settings = None,
+    steps: Annotated[int | None, typer.Option(help="Steps of dt, when other than the trial's.", min=1)] = None,
+    out: Out = None,
+    device: Device = "auto",
+    precision: Precision = "f32",
+    threads: Threads = None,
+    video: Annotated[bool, typer.Option("--video", help="Write a video for each cell: true, learned, error.")] = False,
+    json: Json = False,
+):
+    """Compare motions with learned laws to those with the true law; what is found in --out is not computed again."""
+    options = _pairs(set_, "--set")
+    from diffsim import commands
+
+    commands.start(device, precision, threads)
+    commands.evaluate(laws, scene, tests, options, steps, out, video, json)
+
+
+@app.command()
 def resume(
     folder: Folder,
     iterations: Annotated[int | None, typer.Option(help="A new total, to go further.", min=1)] = None,

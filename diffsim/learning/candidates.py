@@ -14,6 +14,8 @@ from diffsim.scripts import suggestion
 
 KINDS = ("neural", "nclaw", "hyperelastic", "polyconvex", "spline", "sysid", "blind", "unconstrained")
 FACTOR = 0.8  # of a parameter, or of its logarithm where it is learned by that: the wrong start of an identification
+LOGARITHMS = ("log_T", "log_t_v", "log_t_s")  # of a plasticity network: they cross decades where weights move by tenths
+FASTER = 10  # their learning rate, in that of the weights
 
 
 class Exponential(nn.Module):
@@ -85,9 +87,12 @@ def candidate(kind: str, true: Material | None, *, density, dim: int, dt: float,
     usual |= {name: rate for name, rate in rates.items() if rate is not None}
     groups = {}
     for name, law in (("elastic", elastic), ("plastic", plastic)):
-        chosen = [] if law is None else [p for p in law.parameters() if p.requires_grad]
+        chosen = {} if law is None else {k: p for k, p in law.named_parameters() if p.requires_grad}
+        slow = [chosen.pop(k) for k in LOGARITHMS if k in chosen]
         if chosen:
-            groups[name] = (chosen, usual[name])
+            groups[name] = (list(chosen.values()), usual[name])
+        if slow:
+            groups[f"{name}, logarithms"] = (slow, FASTER * usual[name])
     return Candidate(Material(elastic, plastic, density=density), groups)
 
 

@@ -138,7 +138,13 @@ def fit(
     if folder is not None:
         from diffsim.learning.report import write_report
 
-        about = {"law": law, "scene": scene.name, "epochs": len(trainer.history), "loss": trainer.history[-1]["loss"]}
+        about = {
+            "law": law,
+            "scene": scene.name,
+            "epochs": len(trainer.history),
+            "loss": trainer.history[-1]["loss"],
+            "material": scene.options.get("material"),
+        }
         save_law(folder.path / "law.safetensors", settled(chosen.material), **about)
         deviations = write_report(folder, chosen.material, true, motion, model.dt)
     return Fit(
