@@ -90,7 +90,7 @@ def learned(files) -> list[Learned]:
         name, equals, path = str(given).rpartition("=")
         about = about_law(path)
         name = name if equals else about.get("law", Path(path).resolve().parent.name)
-        material = about.get("material")
+        material = about.get("learned_of")
         others = methods.setdefault(name, {})
         if material in others:
             raise DataError(f"{path} and {others[material]} are both {name} of {material}; name one as NAME=FILE")

@@ -143,7 +143,7 @@ def fit(
             "scene": scene.name,
             "epochs": len(trainer.history),
             "loss": trainer.history[-1]["loss"],
-            "material": scene.options.get("material"),
+            "learned_of": scene.options.get("material"),
         }
         save_law(folder.path / "law.safetensors", settled(chosen.material), **about)
         deviations = write_report(folder, chosen.material, true, motion, model.dt)
