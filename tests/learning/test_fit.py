@@ -14,6 +14,7 @@ from diffsim.learning.candidates import KINDS, candidate, settled
 from diffsim.learning.fit import resume_fit
 from diffsim.learning.report import deformation, response
 from diffsim.learning.segments import begin
+from diffsim.learning.trainer import Patience, shares
 
 SMALL = {"per_side": 4, "resolution": 12, "steps": 24, "velocity": (1.0, -3.0, -2.0), "side": 0.6}
 double = pytest.mark.skipif(context.dtype != torch.float64, reason="f64")
@@ -116,6 +117,32 @@ def test_a_segment_that_breaks_down_is_halved(monkeypatch):
     assert result.history[0]["broken"] == 6 and result.history[0]["error"] > 0  # 12 -> 6 + 6 -> 3 + 3 + 3 + 3, twice
 
 
+def test_patience_compares_epochs_with_as_many_segments_only():
+    patience = Patience(2)
+    for error, segments in ((1.0, 40), (3.0, 20), (2.0, 20), (2.5, 20)):  # longer segments have larger errors
+        patience.see(error, segments)
+        assert not patience.over
+    again = Patience(2)
+    again.restore(patience.state())
+    again.see(2.2, 20)
+    assert again.over and not patience.over
+
+
+def test_segments_are_dealt_to_updates():
+    pieces = [(k, k + 1) for k in range(7)]
+    assert shares(pieces, 1, False) == [pieces] == shares(pieces, 1, True)
+    assert shares(pieces, 3, False) == [pieces[0::3], pieces[1::3], pieces[2::3]]
+    assert shares(pieces, 3, True) == [pieces[:2], pieces[2:4], pieces[4:]]  # each begins where the one before ended
+    assert shares(pieces, 9, False) == [[piece] for piece in pieces]
+
+
+def test_several_updates_learn_more_in_an_epoch():
+    last = [quick(cube(), "sysid", epochs=3, segments=Segments(4, 4), updates=updates, lr_elastic=0.2).history[-1]
+            for updates in (1, 6)]  # fmt: skip
+    assert last[0]["segments"] == last[1]["segments"] == 6
+    assert last[1]["error"] < 0.7 * last[0]["error"]
+
+
 def test_segments_follow_the_published_schedule():
     plan = Segments()
     counts = [len(plan.cuts(1000, epoch, 300)) - 1 for epoch in (0, 50, 100, 150, 200, 250, 299)]
@@ -206,6 +233,7 @@ def test_the_response_of_a_law_is_its_stress_along_the_path():
         ({"law": "magic"}, "law 'magic' is not known"),
         ({"epochs": 0}, "epochs is 0"),
         ({"clip": 0.0}, "clip is 0"),
+        ({"updates": 0}, "updates is 0"),
         ({"steps": 99}, "steps is 99; the motion has 24"),
         ({"resume": True}, "needs out="),
     ],
