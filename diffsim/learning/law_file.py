@@ -56,7 +56,7 @@ def describe(law) -> dict:
         DataError: a law that files do not know, or an option of one.
     """
     kind = type(law).__name__.removeprefix("Parametrized")
-    if float(torch.as_tensor(getattr(law, "hardening", 0.0)).detach()) != 0:
+    if torch.as_tensor(getattr(law, "hardening", 0.0)).detach().any():
         raise DataError(f"{kind} with hardening cannot be written to a file of a law; set hardening=0")
     corrected = not isinstance(law, materials.DruckerPrager) or law.functions.internals or hasattr(law, "apex_strain")
     if not corrected:  # that of NCLaw, by its apex_strain, never is

@@ -128,6 +128,26 @@ def test_patience_compares_epochs_with_as_many_segments_only():
     assert again.over and not patience.over
 
 
+@pytest.mark.parametrize("store", [True, False])
+def test_weights_changed_before_backward_are_noticed(store):
+    scene = cube()
+    law = candidate("neural", None, density=1e3, dim=3, dt=5e-4).material
+    model = scene.model.with_materials([law])
+    start = scene.start()[0]
+    state = model.initial_state(start.x, v=start.v, volume=start.volume)
+    frames, _ = model.positions(state, steps=2, store=store)
+    with torch.no_grad():
+        law.elastic.W2 += 1
+    with pytest.raises(RuntimeError, match="changed in place between forward and backward"):
+        frames.sum().backward()
+
+
+def test_hardening_of_zero_per_particle_is_none(tmp_path):
+    plastic = ds.materials.VonMises(1e5, 0.3, 1e3, hardening=torch.zeros(3, dtype=torch.float64))
+    save_law(tmp_path / "law.safetensors", ds.Material(ds.materials.Hencky(1e5, 0.3), plastic, density=1e3))
+    assert float(load_law(tmp_path / "law.safetensors").plastic.yield_stress) == 1e3
+
+
 def test_segments_are_dealt_to_updates():
     pieces = [(k, k + 1) for k in range(7)]
     assert shares(pieces, 1, False) == [pieces] == shares(pieces, 1, True)
