@@ -129,9 +129,10 @@ def test_patience_compares_epochs_with_as_many_segments_only():
 
 
 @pytest.mark.parametrize("store", [True, False])
-def test_weights_changed_before_backward_are_noticed(store):
+@pytest.mark.parametrize("kind", ["neural", "unconstrained"])  # one operator, and a law that torch differentiates
+def test_weights_changed_before_backward_are_noticed(kind, store):
     scene = cube()
-    law = candidate("neural", None, density=1e3, dim=3, dt=5e-4).material
+    law = candidate(kind, None, density=1e3, dim=3, dt=5e-4).material
     model = scene.model.with_materials([law])
     start = scene.start()[0]
     state = model.initial_state(start.x, v=start.v, volume=start.volume)
