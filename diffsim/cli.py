@@ -162,6 +162,9 @@ def fit(
     of: Annotated[
         str | None, typer.Option("--scene", help="The scene of the data, when its folder holds no run.json.")
     ] = None,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Also log for TensorBoard, in the run folder.")
+    ] = False,
     memory: Memory = "1GiB",
     out: Out = None,
     overwrite: Overwrite = False,
@@ -183,7 +186,7 @@ def fit(
     commands.start(device, precision, threads)
     settings = {"law": law, "epochs": epochs, "positions_only": positions_only, "steps": steps, "clip": clip}
     settings |= {"lr_elastic": lr_elastic, "lr_plastic": lr_plastic, "patience": patience, "memory": memory}
-    settings["updates"] = updates
+    settings |= {"updates": updates, "tensorboard": tensorboard}
     settings |= {"seed": seed or 0, "overwrite": overwrite}
     commands.fit(scene, of, options, lengths, settings, out, json)
 

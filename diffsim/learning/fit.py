@@ -74,6 +74,7 @@ def fit(
     out: str | Path | None = None,
     resume: bool = False,
     overwrite: bool = False,
+    tensorboard: bool = False,
     progress: bool = False,
     callback: Callable[[dict], None] | None = None,
 ) -> Fit:
@@ -98,6 +99,7 @@ def fit(
         updates: Adam steps of an epoch, each on its share of the segments; 1 as published. More learn faster.
         patience: stop after so many epochs without a lower error among those with as many segments.
         memory: for the differentiated steps.
+        tensorboard: also write what ``metrics.jsonl`` holds to the run's folder ``tensorboard``.
         out, resume, overwrite: as for ``diffsim.optimize``.
 
     Raises:
@@ -131,7 +133,9 @@ def fit(
     )  # fmt: skip
     trained = model.with_materials([chosen.material])
     blank = fresh(trained, blank)
-    trainer = Trainer(trained, blank, motion, stride, frames, chosen, settings, folder)
+    trainer = Trainer(
+        trained, blank, motion, stride, frames, chosen, settings, folder, board(folder) if tensorboard else None
+    )
     with Progress(f"fit {scene.name}", epochs, enabled=progress) as shown:
         reason = trainer.run(shown, callback)
     deviations = {}
@@ -150,6 +154,30 @@ def fit(
     return Fit(
         chosen.material, trainer.history[-1]["loss"], trainer.history, folder and folder.path, reason, deviations
     )
+
+
+def board(folder):
+    """A function that writes an epoch's record for TensorBoard.
+
+    Raises:
+        SceneError: no run folder, or TensorBoard is not installed.
+    """
+    if folder is None:
+        raise SceneError("tensorboard=True needs out=, the folder of the fit")
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise SceneError("--tensorboard needs an extra; run: pip install 'diffsim[tensorboard]'") from error
+
+    writer = SummaryWriter(str(folder.path / "tensorboard"))
+
+    def log(record):
+        for name, value in record.items():
+            if name not in ("epoch", "iteration"):
+                writer.add_scalar(name, value, record["epoch"])
+        writer.flush()
+
+    return log
 
 
 def parts(scene: Scene):

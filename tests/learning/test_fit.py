@@ -149,6 +149,16 @@ def test_hardening_of_zero_per_particle_is_none(tmp_path):
     assert float(load_law(tmp_path / "law.safetensors").plastic.yield_stress) == 1e3
 
 
+def test_a_fit_logs_for_tensorboard(tmp_path):
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    result = quick(cube(), "sysid", epochs=2, out=tmp_path / "run", tensorboard=True)
+    log = events.EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    found = [(event.step, event.value) for event in log.Scalars("loss")]
+    assert found == [(k, pytest.approx(record["loss"], rel=1e-6)) for k, record in enumerate(result.history)]
+    with pytest.raises(SceneError, match="tensorboard=True needs out="):
+        quick(cube(), "sysid", epochs=1, tensorboard=True)
+
+
 def test_segments_are_dealt_to_updates():
     pieces = [(k, k + 1) for k in range(7)]
     assert shares(pieces, 1, False) == [pieces] == shares(pieces, 1, True)
