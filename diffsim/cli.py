@@ -146,7 +146,7 @@ def fit(
     ],
     set_: Settings = None,
     law: Annotated[
-        str, typer.Option(help="neural, hyperelastic, polyconvex, spline, sysid, blind or unconstrained.")
+        str, typer.Option(help="neural, nclaw, hyperelastic, polyconvex, spline, sysid, blind or unconstrained.")
     ] = "neural",
     epochs: Annotated[int, typer.Option(help="Passes over the motion.", min=1)] = 300,
     segments: Annotated[str, typer.Option(help="Steps of a segment at the start and at the end.")] = "25,200",
@@ -157,10 +157,14 @@ def fit(
     lr_elastic: Annotated[float | None, typer.Option(help="Learning rate of the elastic law.")] = None,
     lr_plastic: Annotated[float | None, typer.Option(help="Learning rate of the plastic law.")] = None,
     clip: Annotated[float, typer.Option(help="Largest norm of a law's gradient.")] = 0.1,
+    updates: Annotated[int, typer.Option(help="Steps of the optimizer in an epoch; 1 as published.", min=1)] = 1,
     patience: Annotated[int | None, typer.Option(help="Stop after so many epochs without gain.", min=1)] = None,
     of: Annotated[
         str | None, typer.Option("--scene", help="The scene of the data, when its folder holds no run.json.")
     ] = None,
+    tensorboard: Annotated[
+        bool, typer.Option("--tensorboard", help="Also log for TensorBoard, in the run folder.")
+    ] = False,
     memory: Memory = "1GiB",
     out: Out = None,
     overwrite: Overwrite = False,
@@ -182,8 +186,37 @@ def fit(
     commands.start(device, precision, threads)
     settings = {"law": law, "epochs": epochs, "positions_only": positions_only, "steps": steps, "clip": clip}
     settings |= {"lr_elastic": lr_elastic, "lr_plastic": lr_plastic, "patience": patience, "memory": memory}
+    settings |= {"updates": updates, "tensorboard": tensorboard}
     settings |= {"seed": seed or 0, "overwrite": overwrite}
     commands.fit(scene, of, options, lengths, settings, out, json)
+
+
+@app.command()
+def evaluate(
+    laws: Annotated[
+        list[str], typer.Argument(metavar="LAW...", help="Files of learned laws (law.safetensors), or NAME=FILE.")
+    ],
+    scene: Annotated[
+        str, typer.Option(help="The scene to judge by; for tumbling_cube the trials of its study.")
+    ] = "tumbling_cube",
+    tests: Annotated[
+        str, typer.Option(help="Trials, by commas: see 'diffsim list nclaw_trials'.")
+    ] = "reconstruction,time,velocity_1,velocity_7,velocity_8",
+    set_: Settings = None,
+    steps: Annotated[int | None, typer.Option(help="Steps of dt, when other than the trial's.", min=1)] = None,
+    out: Out = None,
+    device: Device = "auto",
+    precision: Precision = "f32",
+    threads: Threads = None,
+    video: Annotated[bool, typer.Option("--video", help="Write a video for each cell: true, learned, error.")] = False,
+    json: Json = False,
+):
+    """Compare motions with learned laws to those with the true law; what is found in --out is not computed again."""
+    options = _pairs(set_, "--set")
+    from diffsim import commands
+
+    commands.start(device, precision, threads)
+    commands.evaluate(laws, scene, tests, options, steps, out, video, json)
 
 
 @app.command()

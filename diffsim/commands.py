@@ -7,6 +7,7 @@ import tempfile
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,52 @@ def _show_fit(built: Scene, result, as_json: bool) -> None:
         figures |= {f"{name}, first": first[name], f"{name}, last": last[name]}
     figures |= {f"deviation, {path}": value for path, value in result.deviations.items()}
     _show({**figures, "stopped": result.reason, "folder": str(result.folder)}, as_json)
+
+
+def evaluate(laws: list[str], scene: str, tests: str, options: dict, steps, out, video: bool, as_json: bool) -> None:
+    """Judge learned laws by a scene's motion, or by the trials of the study that ``tumbling_cube`` is of.
+
+    Args:
+        laws: files, or NAME=FILE.
+        tests: names of trials, by commas.
+        options: of the scene; of the trials, material too.
+    """
+    from diffsim.learning import evaluate as evaluate_laws
+    from diffsim.learning import learned
+    from diffsim.learning.table import markdown
+
+    methods = learned(laws)
+    out = out or _free_folder(f"{scene}-evaluation")
+    trials = _trials(scene, tests, options, methods)
+    cells = evaluate_laws(trials, methods, steps=steps, out=out, video=video, progress=True)
+    if as_json:
+        print(json.dumps({"cells": [vars(cell) for cell in cells], "folder": str(out)}))
+    else:
+        print(markdown(cells), f"mean squared coordinate error [m^2]; {out}", sep="")
+
+
+def _trials(scene: str, tests: str, options: dict, methods) -> list:
+    """The tests of an evaluation."""
+    from diffsim.learning import Trial
+
+    if scene != "tumbling_cube":
+        built = load(scene, **options)
+        return [Trial(built.name, "-", partial(load, scene, **options), (None,) * len(built.model.materials))]
+    from diffsim.scenes import nclaw_trials
+
+    found, options = [], dict(options)
+    of = options.pop("material", None)
+    known = {name for method in methods for name in method.files}
+    materials = [of] if of else [name for name in nclaw_trials.MATERIALS if name in known]
+    if not materials:
+        raise SceneError("no law says that it is of a material of tumbling_cube; name it with --set material=")
+    for test in [part.strip() for part in tests.split(",")]:
+        for material in materials:
+            names = nclaw_trials.names(test, material)
+            if names:
+                build = partial(load, "nclaw_trials", trial=test, material=material, **options)
+                found.append(Trial(test, material, build, names))
+    return found
 
 
 def resume(folder: Path, iterations: int | None, workers, cluster, outputs: Outputs, as_json: bool) -> None:

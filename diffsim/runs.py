@@ -40,6 +40,7 @@ CONTENT = (
     "joints.yaml",
     "joints.json",
     "checkpoints",
+    "tensorboard",
 )
 
 

@@ -15,7 +15,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from diffsim.errors import GradientError
-from diffsim.kernels.arrays import context, launch
+from diffsim.kernels.arrays import context, launch, unchanged
 from diffsim.kernels.control_step import (
     UNTROUBLED,
     Segment,
@@ -52,6 +52,7 @@ class Laws:
     def __init__(self, stress, update, ordered, parameters, material):
         self.stress, self.update, self.ordered = stress, update, ordered
         self.parameters, self.material = list(parameters), material
+        self.versions = [parameter._version for parameter in self.parameters]
         self.place = {id(parameter): i for i, parameter in enumerate(self.parameters)}
 
     def members(self, order):
@@ -360,6 +361,7 @@ class LearnedStep(torch.autograd.Function):
     @one_torch_thread()
     def backward(ctx, grad_x, grad_v, grad_C, grad_F, grad_q, grad_wrench, grad_frames):
         setting, laws, segments = ctx.setting, ctx.laws, ctx.segments
+        unchanged(laws.parameters, laws.versions)  # substeps that are computed again would see the new values
         volume, density, gravity, force, motion, tool_params, friction, *start = ctx.saved_tensors
         if setting.trace is not None:
             setting = Setting(**{**setting.__dict__, "trace": None})

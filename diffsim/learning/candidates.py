@@ -12,8 +12,10 @@ from diffsim.errors import SceneError
 from diffsim.materials.material import Material
 from diffsim.scripts import suggestion
 
-KINDS = ("neural", "hyperelastic", "polyconvex", "spline", "sysid", "blind", "unconstrained")
+KINDS = ("neural", "nclaw", "hyperelastic", "polyconvex", "spline", "sysid", "blind", "unconstrained")
 FACTOR = 0.8  # of a parameter, or of its logarithm where it is learned by that: the wrong start of an identification
+LOGARITHMS = ("log_T", "log_t_v", "log_t_s")  # of a plasticity network: they cross decades where weights move by tenths
+FASTER = 10  # their learning rate, in that of the weights
 
 
 class Exponential(nn.Module):
@@ -38,9 +40,10 @@ def candidate(kind: str, true: Material | None, *, density, dim: int, dt: float,
     """The law called ``kind`` before training.
 
     Args:
-        kind: "neural", NCLaw's networks; "hyperelastic" and "polyconvex", an energy network with a plasticity network;
-            "spline", elasticity alone; "unconstrained", networks of F's entries; "sysid", the true laws with wrong
-            parameters; "blind", Hencky and von Mises whatever the material is.
+        kind: "neural", NCLaw's networks; "nclaw", the same as published, without an output scale and with its rates;
+            "hyperelastic" and "polyconvex", an energy network with a plasticity network; "spline", elasticity alone;
+            "unconstrained", networks of F's entries; "sysid", the true laws with wrong parameters; "blind", Hencky and
+            von Mises whatever the material is.
         true: the material that the motion is of; for "sysid".
         dt: step [s], of which the relaxation times of the plasticity network are a few at the start.
         rates: elastic, plastic: learning rates instead of the usual ones.
@@ -56,7 +59,10 @@ def candidate(kind: str, true: Material | None, *, density, dim: int, dt: float,
     if kind not in KINDS:
         raise SceneError(f"law {kind!r} is not known; {suggestion(kind, KINDS)}")
     usual = {"elastic": 1e-2, "plastic": 1e-2}
-    if kind in ("neural", "unconstrained"):
+    if kind == "nclaw":
+        elastic, plastic = M.NeuralElasticity(scale=1, dim=dim, seed=seed), M.NeuralPlasticity(dim=dim, seed=seed + 1)
+        usual = {"elastic": 1.0, "plastic": 0.1}
+    elif kind in ("neural", "unconstrained"):
         laws = {"neural": (M.NeuralElasticity, M.NeuralPlasticity)}.get(
             kind, (M.UnconstrainedElasticity, M.UnconstrainedPlasticity)
         )
@@ -81,9 +87,12 @@ def candidate(kind: str, true: Material | None, *, density, dim: int, dt: float,
     usual |= {name: rate for name, rate in rates.items() if rate is not None}
     groups = {}
     for name, law in (("elastic", elastic), ("plastic", plastic)):
-        chosen = [] if law is None else [p for p in law.parameters() if p.requires_grad]
+        chosen = {} if law is None else {k: p for k, p in law.named_parameters() if p.requires_grad}
+        slow = [chosen.pop(k) for k in LOGARITHMS if k in chosen]
         if chosen:
-            groups[name] = (chosen, usual[name])
+            groups[name] = (list(chosen.values()), usual[name])
+        if slow:
+            groups[f"{name}, logarithms"] = (slow, FASTER * usual[name])
     return Candidate(Material(elastic, plastic, density=density), groups)
 
 

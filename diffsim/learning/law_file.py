@@ -56,7 +56,7 @@ def describe(law) -> dict:
         DataError: a law that files do not know, or an option of one.
     """
     kind = type(law).__name__.removeprefix("Parametrized")
-    if float(torch.as_tensor(getattr(law, "hardening", 0.0)).detach()) != 0:
+    if torch.as_tensor(getattr(law, "hardening", 0.0)).detach().any():
         raise DataError(f"{kind} with hardening cannot be written to a file of a law; set hardening=0")
     corrected = not isinstance(law, materials.DruckerPrager) or law.functions.internals or hasattr(law, "apex_strain")
     if not corrected:  # that of NCLaw, by its apex_strain, never is
@@ -123,11 +123,8 @@ def take_law(scene, path) -> None:
     scene.model, scene.setup = model, setup
 
 
-def load_law(path, *, density: float = 1e3) -> Material:
-    """The material of a file of a trained law, without gradients, in the precision of the process.
-
-    Args:
-        density: of the material [kg/m^3].
+def opened(path) -> tuple[dict, dict]:
+    """Metadata and tensors of a file of a law.
 
     Raises:
         DataError: a missing, damaged or foreign file.
@@ -143,6 +140,24 @@ def load_law(path, *, density: float = 1e3) -> Material:
         raise DataError(f"{path} is damaged or no file of a law ({' '.join(str(error).split())})") from error
     if metadata.get("schema") != str(SCHEMA) or "elastic" not in metadata:
         raise DataError(f"{path} holds no law of schema {SCHEMA}; give the law.safetensors of a fit")
+    return metadata, tensors
+
+
+def about_law(path) -> dict:
+    """What ``save_law`` was told about a law, such as its kind and the material that it was learned of."""
+    return json.loads(opened(path)[0].get("about", "{}"))
+
+
+def load_law(path, *, density: float = 1e3) -> Material:
+    """The material of a file of a trained law, without gradients, in the precision of the process.
+
+    Args:
+        density: of the material [kg/m^3].
+
+    Raises:
+        DataError: a missing, damaged or foreign file.
+    """
+    metadata, tensors = opened(path)
     laws = {"elastic": None, "plastic": None}
     for name in laws:
         if name in metadata:

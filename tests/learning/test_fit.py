@@ -14,6 +14,7 @@ from diffsim.learning.candidates import KINDS, candidate, settled
 from diffsim.learning.fit import resume_fit
 from diffsim.learning.report import deformation, response
 from diffsim.learning.segments import begin
+from diffsim.learning.trainer import Patience, shares
 
 SMALL = {"per_side": 4, "resolution": 12, "steps": 24, "velocity": (1.0, -3.0, -2.0), "side": 0.6}
 double = pytest.mark.skipif(context.dtype != torch.float64, reason="f64")
@@ -102,7 +103,7 @@ def test_frames_may_be_sparser_than_steps():
 
 
 def test_a_segment_that_breaks_down_is_halved(monkeypatch):
-    from diffsim.learning.fit import Trainer
+    from diffsim.learning.trainer import Trainer
 
     whole = Trainer.segment
 
@@ -114,6 +115,63 @@ def test_a_segment_that_breaks_down_is_halved(monkeypatch):
     monkeypatch.setattr(Trainer, "segment", fragile)
     result = quick(cube(), epochs=1, segments=Segments(12, 12))
     assert result.history[0]["broken"] == 6 and result.history[0]["error"] > 0  # 12 -> 6 + 6 -> 3 + 3 + 3 + 3, twice
+
+
+def test_patience_compares_epochs_with_as_many_segments_only():
+    patience = Patience(2)
+    for error, segments in ((1.0, 40), (3.0, 20), (2.0, 20), (2.5, 20)):  # longer segments have larger errors
+        patience.see(error, segments)
+        assert not patience.over
+    again = Patience(2)
+    again.restore(patience.state())
+    again.see(2.2, 20)
+    assert again.over and not patience.over
+
+
+@pytest.mark.parametrize("store", [True, False])
+@pytest.mark.parametrize("kind", ["neural", "unconstrained"])  # one operator, and a law that torch differentiates
+def test_weights_changed_before_backward_are_noticed(kind, store):
+    scene = cube()
+    law = candidate(kind, None, density=1e3, dim=3, dt=5e-4).material
+    model = scene.model.with_materials([law])
+    start = scene.start()[0]
+    state = model.initial_state(start.x, v=start.v, volume=start.volume)
+    frames, _ = model.positions(state, steps=2, store=store)
+    with torch.no_grad():
+        law.elastic.W2 += 1
+    with pytest.raises(RuntimeError, match="changed in place between forward and backward"):
+        frames.sum().backward()
+
+
+def test_hardening_of_zero_per_particle_is_none(tmp_path):
+    plastic = ds.materials.VonMises(1e5, 0.3, 1e3, hardening=torch.zeros(3, dtype=torch.float64))
+    save_law(tmp_path / "law.safetensors", ds.Material(ds.materials.Hencky(1e5, 0.3), plastic, density=1e3))
+    assert float(load_law(tmp_path / "law.safetensors").plastic.yield_stress) == 1e3
+
+
+def test_a_fit_logs_for_tensorboard(tmp_path):
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    result = quick(cube(), "sysid", epochs=2, out=tmp_path / "run", tensorboard=True)
+    log = events.EventAccumulator(str(tmp_path / "run" / "tensorboard")).Reload()
+    found = [(event.step, event.value) for event in log.Scalars("loss")]
+    assert found == [(k, pytest.approx(record["loss"], rel=1e-6)) for k, record in enumerate(result.history)]
+    with pytest.raises(SceneError, match="tensorboard=True needs out="):
+        quick(cube(), "sysid", epochs=1, tensorboard=True)
+
+
+def test_segments_are_dealt_to_updates():
+    pieces = [(k, k + 1) for k in range(7)]
+    assert shares(pieces, 1, False) == [pieces] == shares(pieces, 1, True)
+    assert shares(pieces, 3, False) == [pieces[0::3], pieces[1::3], pieces[2::3]]
+    assert shares(pieces, 3, True) == [pieces[:2], pieces[2:4], pieces[4:]]  # each begins where the one before ended
+    assert shares(pieces, 9, False) == [[piece] for piece in pieces]
+
+
+def test_several_updates_learn_more_in_an_epoch():
+    last = [quick(cube(), "sysid", epochs=3, segments=Segments(4, 4), updates=updates, lr_elastic=0.2).history[-1]
+            for updates in (1, 6)]  # fmt: skip
+    assert last[0]["segments"] == last[1]["segments"] == 6
+    assert last[1]["error"] < 0.7 * last[0]["error"]
 
 
 def test_segments_follow_the_published_schedule():
@@ -206,6 +264,7 @@ def test_the_response_of_a_law_is_its_stress_along_the_path():
         ({"law": "magic"}, "law 'magic' is not known"),
         ({"epochs": 0}, "epochs is 0"),
         ({"clip": 0.0}, "clip is 0"),
+        ({"updates": 0}, "updates is 0"),
         ({"steps": 99}, "steps is 99; the motion has 24"),
         ({"resume": True}, "needs out="),
     ],
