@@ -497,7 +497,7 @@ def substeps_adjoint(
 
     The gradient of the last state is in half ``half`` of ``grads``, (2 n, ..); each substep writes that of its own
     state to the other half. Adds the gradients of mass, volume, b and theta to ``grad_particles``; writes those of the
-    tools' motion, friction and softness and of the walls' friction to the rows of ``grad_boundary`` from ``substep`` on.
+    tools' motion, friction and softness and of the walls' friction to the rows of ``grad_boundary`` from ``substep``.
     """
     if ti.static(not spec.atomic):
         for worker in range(CHUNK * threads):
