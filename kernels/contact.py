@@ -112,9 +112,9 @@ def padded(x):
 
 
 @ti.func
-def tool_offset(t, x, motion: ti.template()):
+def tool_offset(row, x, motion: ti.template()):
     """x - p, a 3-vector [m]."""
-    return padded(x) - ti.Vector([motion[t, 0], motion[t, 1], motion[t, 2]])
+    return padded(x) - ti.Vector([motion[row, 0], motion[row, 1], motion[row, 2]])
 
 
 @ti.func
@@ -128,7 +128,7 @@ def in_reach(t, offset, tool_params: ti.template()):
 
 @ti.func
 def tool_surface(
-    t, offset, v, motion: ti.template(), tool_params: ti.template(), tool_ints: ti.template(), sdf: ti.template()
+    t, row, offset, v, motion: ti.template(), tool_params: ti.template(), tool_ints: ti.template(), sdf: ti.template()
 ):
     """The surface of tool t as a node sees it -> phi, n, v_c, and for the adjoint R, g, H, 1/|m|.
 
@@ -138,12 +138,12 @@ def tool_surface(
     """
     R = ti.Matrix.zero(float, 3, 3)
     for i, j in ti.static(ti.ndrange(3, 3)):
-        R[i, j] = motion[t, 3 + 3 * i + j]
+        R[i, j] = motion[row, 3 + 3 * i + j]
     local = R.transpose() @ offset
     phi, g, H = signed_distance(local, t, tool_params, tool_ints, sdf)
     m = R @ g
-    linear = ti.Vector([motion[t, 12], motion[t, 13], motion[t, 14]])
-    omega = ti.Vector([motion[t, 15], motion[t, 16], motion[t, 17]])
+    linear = ti.Vector([motion[row, 12], motion[row, 13], motion[row, 14]])
+    omega = ti.Vector([motion[row, 15], motion[row, 16], motion[row, 17]])
     velocity = linear + omega.cross(offset)
     n = ti.Vector.zero(float, v.n)
     v_c = ti.Vector.zero(float, v.n)
@@ -159,24 +159,33 @@ def tool_surface(
 
 @ti.func
 def apply_tool(
-    t, x, v, motion: ti.template(), tool_params: ti.template(), tool_ints: ti.template(), sdf: ti.template()
+    t, row, x, v, motion: ti.template(), tool_params: ti.template(), tool_ints: ti.template(), sdf: ti.template()
 ):
     """Contact of the node at x [m] with tool t -> v' [m/s], branch code.
 
-    Args: x, v vectors of length d; motion (T, 18) of this substep; the tables of ``diffsim.kernels.sdf``.
+    Args: x, v vectors of length d; motion (rows, 18), ``row`` that of this tool and substep; the tables of
+        ``diffsim.kernels.sdf``.
     """
     v_new = v
     code = OFF
-    offset = tool_offset(t, x, motion)
+    offset = tool_offset(row, x, motion)
     if in_reach(t, offset, tool_params):
-        phi, n, v_c, R, g, H, inverse = tool_surface(t, offset, v, motion, tool_params, tool_ints, sdf)
+        phi, n, v_c, R, g, H, inverse = tool_surface(t, row, offset, v, motion, tool_params, tool_ints, sdf)
         v_new, code = contact(v, n, phi, v_c, tool_params[t, 0], tool_params[t, 1], tool_ints[t, 1])
     return v_new, code
 
 
 @ti.func
 def apply_tool_vjp(
-    grad_v_new, t, x, v, motion: ti.template(), tool_params: ti.template(), tool_ints: ti.template(), sdf: ti.template()
+    grad_v_new,
+    t,
+    row,
+    x,
+    v,
+    motion: ti.template(),
+    tool_params: ti.template(),
+    tool_ints: ti.template(),
+    sdf: ti.template(),
 ):
     """Adjoint of ``apply_tool`` -> grad_v (d), grad_motion (18), grad_mu, grad_k. Nodes x are fixed.
 
@@ -188,10 +197,10 @@ def apply_tool_vjp(
     grad_motion = ti.Vector.zero(float, 18)
     grad_mu = 0.0
     grad_k = 0.0
-    offset = tool_offset(t, x, motion)
+    offset = tool_offset(row, x, motion)
     if in_reach(t, offset, tool_params):
         mu, k, sticky = tool_params[t, 0], tool_params[t, 1], tool_ints[t, 1]
-        phi, n, v_c, R, g, H, inverse = tool_surface(t, offset, v, motion, tool_params, tool_ints, sdf)
+        phi, n, v_c, R, g, H, inverse = tool_surface(t, row, offset, v, motion, tool_params, tool_ints, sdf)
         through, grad_n, grad_phi, grad_v_c, along_mu, along_k = contact_vjp(grad_v_new, v, n, phi, v_c, mu, k, sticky)
         grad_v = through
         grad_mu = along_mu
@@ -199,7 +208,7 @@ def apply_tool_vjp(
         V = padded(grad_v_c)
         N = padded(inverse * (grad_n - n.dot(grad_n) * n))
         grad_local = H @ (R.transpose() @ N) + grad_phi * g
-        omega = ti.Vector([motion[t, 15], motion[t, 16], motion[t, 17]])
+        omega = ti.Vector([motion[row, 15], motion[row, 16], motion[row, 17]])
         grad_offset = R @ grad_local + V.cross(omega)
         grad_omega = offset.cross(V)
         for i in ti.static(range(3)):

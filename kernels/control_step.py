@@ -8,32 +8,36 @@ also moves particles by whole periods, which the end of the step takes back: pos
 
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from time import perf_counter
 
 import torch
 from torch.autograd.function import once_differentiable
 
 from diffsim.errors import GradientError, SimulationError
 from diffsim.kernels.arrays import context, launch
+from diffsim.kernels.crew import crew, put_aside
 from diffsim.kernels.grid import TOOL_GRADIENTS
 from diffsim.kernels.memory import block, scratch
 from diffsim.kernels.packing import label_particles, pack, unpack, width
 from diffsim.kernels.reduction import ordered_sum, reduce_rows
 from diffsim.kernels.substep import (
+    DONE,
     FLAGS,
     INVERTED,
+    NONE,
     NOT_FINITE,
     OUTSIDE,
     SORT,
     TOO_FAST,
     TRACES,
-    substep_adjoint,
-    substep_forward,
+    substeps_adjoint,
+    substeps_forward,
 )
-from diffsim.kernels.tiles import CELLS, CHUNK, NODES, Outside, Tiles, sort, workers
+from diffsim.kernels.tiles import CELLS, NODES, Outside, Tiles, sort
 from diffsim.kernels.transfer import SUMS
 
-NONE = torch.iinfo(torch.int32).max  # no particle in trouble
-UNTROUBLED = [NONE] * (FLAGS - 1)
+UNTROUBLED = [NONE] * (DONE - NOT_FINITE)
+LAST_INDEX = torch.iinfo(torch.int32).max  # of an array's entries, in a kernel
 
 
 @dataclass(frozen=True)
@@ -85,8 +89,7 @@ def specification(setting, trace):
     """The template argument of the kernels: one class per combination, since each instantiates them anew."""
     atomic = context.device not in ("cpu",)
     dim, tools = setting.dim, setting.tool_count > 0
-    serial = not atomic and context.threads == 1
-    key = (dim, setting.laws, setting.stretch, setting.internals, tools, trace, atomic, serial)
+    key = (dim, setting.laws, setting.stretch, setting.internals, tools, trace, atomic)
     if key not in _specs:
         _specs[key] = type(
             "Specification",
@@ -101,8 +104,6 @@ def specification(setting, trace):
                 "tools": tools,
                 "trace": trace,
                 "atomic": atomic,
-                "serial": serial,  # on the calling thread: no other is waked for each loop
-                "stride": 1 if atomic or serial else CHUNK,
             },
         )
     return _specs[key]
@@ -110,9 +111,10 @@ def specification(setting, trace):
 
 @dataclass
 class Segment:
-    """Substeps between two sortings: the order (user's index per sorted particle) and the states, first to last.
+    """Substeps between two sortings: the order (user's index per sorted particle), and what each launch has left.
 
-    history: for each substep the nodes' velocities before tools and walls, and their masses, (owners 4^d, d + 1).
+    states: (m + 1, n, w) for each launch of m substeps, from the state it began with to its last. history: the nodes'
+    velocities before tools and walls, and their masses, (m, owners 4^d, d + 1).
     """
 
     order: torch.Tensor
@@ -129,7 +131,7 @@ class Workspace:
         tensors = {"dtype": context.dtype, "device": context.tensor_device}
         integers = {"dtype": torch.int32, "device": context.tensor_device}
         self.accel = gravity.reshape(1, -1) if force is None else gravity + force
-        self.motion, self.tool_params = motion, tool_params
+        self.motion, self.tool_params = motion.reshape(-1, 18), tool_params
         self.boundary = torch.cat([torch.tensor(setting.origin, **tensors), friction.to(**tensors)])
         self.layout = torch.tensor([*setting.cells, setting.margin, *setting.wall_kinds], **integers)
         self.origin = torch.tensor(setting.origin, **tensors)
@@ -149,21 +151,35 @@ class Workspace:
         )  # fmt: skip
         self.segment_accel = self.accel if self.accel.shape[0] == 1 else self.accel.index_select(0, order)
         self.nodes = scratch("nodes", (tiles.tile_count * NODES**setting.dim, setting.dim + 1))
-        slots = len(order) if context.device != "cpu" else workers()
+        slots = context.threads if context.device == "cpu" else len(order)
         self.sums = torch.zeros(SUMS * slots, setting.dim + 1, **self.tensors)
         width = max(1, 6 * setting.tool_count)
         self.wrench = torch.zeros(tiles.owner_count, width, **self.tensors)
         self.tiles = tiles
 
-    def common(self, s):
+    def common(self):
         """Arguments that forward and adjoint share, by name of their group."""
         setting, tiles = self.setting, self.tiles
         return (
             (self.particles, self.labels, self.theta, self.segment_accel),
             (tiles.tile_info, tiles.owners, tiles.shares),
-            (self.motion[s], self.tool_params, setting.tool_ints, setting.sdf, self.boundary, self.layout),
-            self.numbers,
+            (self.motion, self.tool_params, setting.tool_ints, setting.sdf, self.boundary, self.layout),
         )
+
+    def progress(self, phases):
+        """What the threads of a launch tell each other: how often they met, and the shares taken of each phase."""
+        return torch.zeros(1 + phases, **self.integers)
+
+    def launch(self, kernel, *arguments, phases, numbers, spec):
+        """Run substeps or their adjoints with as many threads as serve at the moment.
+
+        The kernel takes ``arguments``, the threads' common progress through so many ``phases``, the integers
+        ``numbers``, and what every launch takes.
+        """
+        particles = len(self.particles)
+        threads, times, start = crew.threads(particles), put_aside(), perf_counter()
+        launch(kernel, *arguments, self.progress(phases), *numbers, threads, *self.numbers, spec)
+        crew.observed(threads, put_aside() - times, perf_counter() - start)
 
     def sort(self, x):
         return sort(x, self.origin, self.setting.cells, self.setting.dx, self.setting.periodic)
@@ -213,21 +229,47 @@ def check_flags(flags, segment, packed, setting, substep):
 
 
 class States:
-    """Memory for the successive states of a control step.
+    """Memory for the successive states of a control step, (slots, n, w), of which slot ``at`` holds the current one.
 
-    keep: "" (three that take turns), "work" (each its own, in scratch) or "graph" (each its own).
+    keep: "" (three slots that take turns), "work" (a slot each, in scratch) or "graph" (a slot each).
     """
 
     def __init__(self, shape, substeps, keep):
-        self.shape, self.keep, self.taken = shape, keep, 0
-        count = substeps + 1 if keep else 3
+        self.shape, self.keep, self.at = shape, keep, -1
+        count = substeps + 2 if keep else 3  # a sorting takes one more
         self.memory = block((count, *shape)) if keep == "graph" else scratch("states", (count, *shape))
+        most = LAST_INDEX // max(1, shape[0] * shape[1])
+        if most < 3:
+            most_particles = LAST_INDEX // shape[1] // 3
+            raise ValueError(f"{shape[0]} particles are more than an array can hold: at most {most_particles}")
+        self.most = most
 
-    def next(self):
-        self.taken += 1
-        if self.taken > len(self.memory) and self.keep:  # each sorting takes one more
-            return torch.empty(self.shape, dtype=self.memory.dtype, device=self.memory.device)
-        return self.memory[(self.taken - 1) % len(self.memory)]
+    def current(self):
+        return self.memory[self.at]
+
+    def sorted(self, left):
+        """The slot for the state sorted anew, with room for those of the ``left`` substeps behind it."""
+        if not self.keep:
+            self.at = (self.at + 1) % len(self.memory)
+        elif self.at + 1 + left < len(self.memory):
+            self.at += 1
+        else:
+            self.memory, self.at = block((left + 2, *self.shape)), 0
+        return self.memory[self.at]
+
+    def ahead(self, left):
+        """For the next launch: its slots, the first among them, and how many of the substeps ``left`` it can make."""
+        if context.device != "cpu":
+            left = 1
+        if not self.keep:
+            return self.memory, self.at, left
+        left = min(left, self.most - 1)
+        return self.memory[self.at : self.at + left + 1], 0, left
+
+    def moved(self, done):
+        """Make the state after ``done`` more substeps the current one."""
+        self.at = self.at + done if self.keep else (self.at + done) % len(self.memory)
+        return self.current()
 
 
 def sorted_anew(x, work, order, s):
@@ -251,12 +293,13 @@ def arrange(parts, state, order, images, work, states, s):
     """
     dim = work.setting.dim
     tiles, shift = sorted_anew(parts[0] if state is None else state[:, :dim], work, order, s)
+    slot = states.sorted(work.setting.substeps - s)
     if state is None:
         order = tiles.order
-        state = pack(*parts, order, states.next())
+        state = pack(*parts, order, slot)
     else:
         order = order[tiles.order]
-        state = torch.index_select(state, 0, tiles.order, out=states.next())
+        state = torch.index_select(state, 0, tiles.order, out=slot)
     if shift is not None:
         shift = shift[tiles.order]
         state[:, :dim] -= shift
@@ -283,40 +326,40 @@ def advance(parts, work, keep):
     states = States((count, width(dim, internals)), setting.substeps, keep)
     wrench = torch.zeros(max(1, 6 * setting.tool_count), **work.tensors)
     spec = specification(setting, setting.trace is not None)
-    trace = torch.zeros(TRACES, **work.integers)
-    codes = torch.zeros(1, **work.integers)
     segments, segment = [], None
     state = order = images = None
-    for s in range(setting.substeps):
+    s = 0
+    while s < setting.substeps:
         if segment is None:
             state, order, tiles, images = arrange(parts, state, order, images, work, states, s)
-            segment = Segment(order, tiles, [state] if keep else [], [])
+            segment = Segment(order, tiles, [], [])
             if keep:
                 segments.append(segment)
             work.enter(segment)
-            if spec.trace:
-                codes = torch.zeros(work.nodes.shape[0], **work.integers)
-            nodes_shape = (segment.tiles.owner_count * CELLS**dim, dim + 1)
-        after = states.next()
+            codes = torch.zeros(work.nodes.shape[0] if spec.trace else 1, **work.integers)
+        view, first, count = states.ahead(setting.substeps - s)
+        nodes_shape = (count if keep else 1, segment.tiles.owner_count * CELLS**dim, dim + 1)
         history = block(nodes_shape) if keep == "graph" else scratch(f"history {s if keep else 0}", nodes_shape)
+        trace = torch.zeros(count if spec.trace else 1, TRACES, **work.integers)
         work.flags.copy_(work.clean)
-        if spec.trace:
-            trace.zero_()
-        particle, topology, boundary, numbers = work.common(s)
-        launch(
-            substep_forward, state, after, *particle, work.nodes, work.sums, *topology, *boundary, work.wrench,
-            history, work.flags, trace, codes, *numbers, spec,
+        particle, topology, boundary = work.common()
+        work.launch(
+            substeps_forward, flat(view), *particle, work.nodes, work.sums, *topology, *boundary, work.wrench,
+            flat(history), work.flags, trace, codes,
+            phases=3 * count, numbers=(first, len(view), count, int(bool(keep)), s), spec=spec,
         )  # fmt: skip
         flags = work.flags.tolist()
-        if flags[NOT_FINITE:] != UNTROUBLED:
-            check_flags(flags, segment, after, setting, s)
+        done = flags[DONE]
+        state = states.moved(done)
+        if flags[NOT_FINITE:DONE] != UNTROUBLED:
+            check_flags(flags, segment, state, setting, s + done - 1)
         if setting.trace is not None:
-            setting.trace.append(trace.tolist())
-        state = after
+            setting.trace.extend(trace[:done].tolist())
         if keep:
-            segment.states.append(state)
-            segment.history.append(history)
-        if flags[SORT] or s == setting.substeps - 1:
+            segment.states.append(view[: done + 1])
+            segment.history.append(history[:done])
+        s += done
+        if flags[SORT] or s == setting.substeps:
             if setting.tool_count:
                 wrench = wrench + ordered_sum(work.wrench)
             segment = None
@@ -332,14 +375,14 @@ def retreat(grads, grad_wrench, segments, work, named=False):
     dim = setting.dim
     spec = specification(setting, False)
     columns = work.theta.shape[1]
-    shape = segments[0].states[0].shape
+    shape = segments[0].states[0].shape[1:]
     tensors = work.tensors
     per_particle = torch.zeros(shape[0], 2 + dim + columns, **tensors)
     boundary_width = TOOL_GRADIENTS * setting.tool_count + 2 * dim
     grad_boundary = torch.zeros(setting.substeps, boundary_width, **tensors)
-    grad_after, grad_state = scratch("grad after", shape), scratch("grad state", shape)
-    pack(*grads, segments[-1].order, grad_after)
-    if not finite(grad_after):
+    halves, half = scratch("gradients", (2, *shape)), 0
+    pack(*grads, segments[-1].order, halves[half])
+    if not finite(halves[half]):
         raise GradientError(f"the gradient that reaches control step {setting.step} from behind is not finite")
     s = setting.substeps
     for number, segment in reversed(list(enumerate(segments))):
@@ -350,30 +393,42 @@ def retreat(grads, grad_wrench, segments, work, named=False):
         stages = scratch("stages", (rows, max(1, setting.tool_count * (dim + 1))))
         parts = torch.empty(tiles.owner_count, boundary_width, **tensors)
         sorted_particle = scratch("sorted particle", per_particle.shape).zero_()
-        for i in reversed(range(len(segment.states) - 1)):
-            s -= 1
-            particle, topology, boundary, numbers = work.common(s)
-            launch(
-                substep_adjoint, segment.states[i], segment.states[i + 1], grad_after, grad_state, sorted_particle,
-                *particle, work.nodes, grad_nodes, work.sums, segment.history[i], stages, *topology, *boundary,
-                work.wrench, grad_wrench, parts, grad_boundary[s], *numbers, spec,
-            )  # fmt: skip
-            outputs = (grad_state, sorted_particle, grad_boundary[s])
-            if named and not all(torch.isfinite(output).all() for output in outputs):
-                raise GradientError(
-                    f"the gradient is not finite from substep {s} of control step {setting.step} backwards "
-                    f"(t = {setting.time + s * setting.dt:.6g} s): shorten the horizon or reduce dt"
-                )
-            grad_after, grad_state = grad_state, grad_after
+        for states, history in zip(reversed(segment.states), reversed(segment.history), strict=True):
+            if named:  # one substep a launch
+                launches = [(states[i : i + 2], history[i : i + 1]) for i in reversed(range(len(history)))]
+            else:
+                launches = [(states, history)]
+            for before, nodes in launches:
+                count = len(nodes)
+                s -= count
+                particle, topology, boundary = work.common()
+                work.launch(
+                    substeps_adjoint, flat(before), flat(halves), sorted_particle, *particle, work.nodes, grad_nodes,
+                    work.sums, flat(nodes), stages, *topology, *boundary, work.wrench, grad_wrench, parts,
+                    grad_boundary, phases=4 * count, numbers=(half, count, s), spec=spec,
+                )  # fmt: skip
+                half = (half + count) % 2
+                outputs = (halves[half], sorted_particle, grad_boundary[s])
+                if named and not all(torch.isfinite(output).all() for output in outputs):
+                    raise GradientError(
+                        f"the gradient is not finite from substep {s} of control step {setting.step} backwards "
+                        f"(t = {setting.time + s * setting.dt:.6g} s): shorten the horizon or reduce dt"
+                    )
         per_particle.index_add_(0, segment.order, sorted_particle)
         if number:  # from the order of this sorting to that of the one before
-            grad_state.index_copy_(0, segment.order.long(), grad_after)
-            torch.index_select(grad_state, 0, segments[number - 1].order, out=grad_after)
+            halves[1 - half].index_copy_(0, segment.order.long(), halves[half])
+            torch.index_select(halves[1 - half], 0, segments[number - 1].order, out=halves[half])
+    grad_after = halves[half]
     if not all(finite(result) for result in (grad_after, per_particle, grad_boundary)):
         if not named:
             retreat(grads, grad_wrench, segments, work, named=True)  # raises at the substep where it begins
         raise GradientError(f"the gradient overflows where it is summed over control step {setting.step}")
     return unpack(grad_after, segments[0].order, dim), per_particle, grad_boundary
+
+
+def flat(blocks):
+    """(m, rows, columns) as (m rows, columns)."""
+    return blocks.view(-1, blocks.shape[-1])
 
 
 @contextmanager
@@ -431,7 +486,7 @@ class ControlStep(torch.autograd.Function):
             segments = []
             for length in ctx.lengths:
                 tiles, rest = Tiles(*kept[:5]), kept[5:]  # order, tile, tile_info, owners, shares
-                history, states, kept = rest[: length - 1], rest[length - 1 : 2 * length - 1], rest[2 * length - 1 :]
+                history, states, kept = rest[:length], rest[length : 2 * length], rest[2 * length :]
                 segments.append(Segment(tiles.order, tiles, states, history))
         else:
             traced, silent = setting.trace, setting

@@ -111,21 +111,23 @@ def wall_velocity(v, node, a, boundary: ti.template(), layout: ti.template()):
 
 
 @ti.func
-def arm_cross(x, t, motion: ti.template(), vector):
+def arm_cross(x, row, motion: ti.template(), vector):
     """(x - p) x vector in 3-D for planar or spatial arguments, and the arm x - p."""
     arm, spatial = ti.Vector.zero(float, 3), ti.Vector.zero(float, 3)
     for a in ti.static(range(x.n)):
-        arm[a] = x[a] - motion[t, a]
+        arm[a] = x[a] - motion[row, a]
         spatial[a] = vector[a]
     return arm.cross(spatial), arm
 
 
 @ti.func
 def node_velocity(
-    v, mass, o, node, rate, dx, motion: ti.template(), tool_params: ti.template(), tool_ints: ti.template(),
+    v, mass, o, node, rate, dx, first, motion: ti.template(), tool_params: ti.template(), tool_ints: ti.template(),
     sdf: ti.template(), boundary: ti.template(), layout: ti.template(), parts: ti.template(), spec: ti.template(),
 ):  # fmt: skip
     """Tools, then walls, on one node; adds the tools' wrench (times rate = 1 / (S dt)) to ``parts[o]``.
+
+    ``first`` is the row of ``motion`` of the first tool in this substep.
 
     Returns the velocity, its branch bits, and a number that identifies the branches taken.
     """
@@ -133,10 +135,10 @@ def node_velocity(
     if ti.static(spec.tools):
         x = position(node, boundary, dx)
         for t in range(tool_params.shape[0]):
-            after, code = apply_tool(t, x, v, motion, tool_params, tool_ints, sdf)
+            after, code = apply_tool(t, first + t, x, v, motion, tool_params, tool_ints, sdf)
             if code != 0:
                 force = (mass * rate) * (v - after)
-                torque, _arm = arm_cross(x, t, motion, force)
+                torque, _arm = arm_cross(x, first + t, motion, force)
                 for a in ti.static(range(v.n)):
                     parts[o, 6 * t + a] = parts[o, 6 * t + a] + force[a]
                 for a in ti.static(range(3)):
@@ -158,7 +160,7 @@ def node_velocity(
 
 @ti.func
 def node_velocity_adjoint(
-    grad, v, mass, o, i, node, rate, dx, stages: ti.template(), grad_wrench: ti.template(),
+    grad, v, mass, o, i, node, rate, dx, first, stages: ti.template(), grad_wrench: ti.template(),
     motion: ti.template(), tool_params: ti.template(), tool_ints: ti.template(), sdf: ti.template(),
     boundary: ti.template(), layout: ti.template(), parts: ti.template(), spec: ti.template(),
 ):  # fmt: skip
@@ -174,7 +176,7 @@ def node_velocity_adjoint(
     if ti.static(spec.tools):
         tools = tool_params.shape[0]
         for t in range(tools):
-            after, code = apply_tool(t, x, before, motion, tool_params, tool_ints, sdf)
+            after, code = apply_tool(t, first + t, x, before, motion, tool_params, tool_ints, sdf)
             for a in ti.static(range(v.n)):
                 stages[i, t * (v.n + 1) + a] = before[a]
             stages[i, t * (v.n + 1) + v.n] = ti.cast(code, float)
@@ -204,7 +206,7 @@ def node_velocity_adjoint(
                 before[a] = stages[i, t * (v.n + 1) + a]
             if stages[i, t * (v.n + 1) + v.n] != 0.0:
                 force = (mass * rate) * (before - after)
-                _torque, arm = arm_cross(x, t, motion, force)
+                _torque, arm = arm_cross(x, first + t, motion, force)
                 spatial, grad_torque = ti.Vector.zero(float, 3), ti.Vector.zero(float, 3)
                 for a in ti.static(range(v.n)):
                     spatial[a] = force[a]
@@ -219,7 +221,7 @@ def node_velocity_adjoint(
                 grad_mass += rate * (before - after).dot(grad_force)
                 grad_after = grad - (mass * rate) * grad_force
                 grad_before, grad_motion, grad_mu, grad_k = apply_tool_vjp(
-                    grad_after, t, x, before, motion, tool_params, tool_ints, sdf
+                    grad_after, t, first + t, x, before, motion, tool_params, tool_ints, sdf
                 )
                 grad = grad_before + (mass * rate) * grad_force
                 for a in ti.static(range(v.n)):

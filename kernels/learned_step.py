@@ -7,7 +7,7 @@ It runs in sorted order like control_step.py and shares its parts, so the laws s
 substeps. The positions after each substep are handed out as well, for a loss on all of them.
 
 Adjoint, substep by substep in reverse: add the gradient of this substep's positions; through the map to F_trial, q, C'
-and the map's parameters; ``substep_adjoint``, whose gradient by theta is that by P; through the stress to F, q, C and
+and the map's parameters; ``substeps_adjoint``, whose gradient by theta is that by P; through the stress to F, q, C and
 its parameters. The laws' own adjoints are those that torch finds: of one evaluation of one law at a time.
 """
 
@@ -15,7 +15,7 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from diffsim.errors import GradientError
-from diffsim.kernels.arrays import context, launch, unchanged
+from diffsim.kernels.arrays import context, unchanged
 from diffsim.kernels.control_step import (
     UNTROUBLED,
     Segment,
@@ -26,6 +26,7 @@ from diffsim.kernels.control_step import (
     brought_back,
     check_flags,
     finite,
+    flat,
     one_torch_thread,
     specification,
 )
@@ -33,7 +34,7 @@ from diffsim.kernels.grid import TOOL_GRADIENTS
 from diffsim.kernels.memory import block, scratch
 from diffsim.kernels.packing import pack, unpack, width
 from diffsim.kernels.reduction import ordered_sum
-from diffsim.kernels.substep import NOT_FINITE, SORT, TRACES, substep_adjoint, substep_forward
+from diffsim.kernels.substep import DONE, NOT_FINITE, SORT, TRACES, substeps_adjoint, substeps_forward
 from diffsim.kernels.tiles import CELLS
 
 
@@ -156,7 +157,7 @@ def advance(parts, work, laws, keep, frames):
     states = States((count, width(dim, internals)), setting.substeps, "graph" if keep else "")
     wrench = torch.zeros(max(1, 6 * setting.tool_count), **work.tensors)
     spec = specification(setting, setting.trace is not None)
-    trace, codes = torch.zeros(TRACES, **work.integers), torch.zeros(1, **work.integers)
+    trace, codes = torch.zeros(1, TRACES, **work.integers), torch.zeros(1, **work.integers)
     segments, segment = [], None
     state = order = images = None
     theta = torch.zeros(count, dim * dim + 1, **work.tensors)
@@ -164,7 +165,7 @@ def advance(parts, work, laws, keep, frames):
     for s in range(setting.substeps):
         if segment is None:
             state, order, tiles, images = arrange(parts, state, order, images, work, states, s)
-            segment = Segment(order, tiles, [state] if keep else [], [])
+            segment = Segment(order, tiles, [], [])
             segment.laws, segment.members = [], laws.members(order)
             segments.append(segment)
             enter(work, segment)
@@ -176,24 +177,25 @@ def advance(parts, work, laws, keep, frames):
             (value,), kept = laws.stress[number].forward(before, index, keep)
             put(P, index, value)
             stresses.append((value, kept))
-        after = states.next()
-        shape = (segment.tiles.owner_count * CELLS**dim, dim + 1)
+        view, first, _ = states.ahead(1)
+        shape = (1, segment.tiles.owner_count * CELLS**dim, dim + 1)
         history = block(shape) if keep else scratch("history", shape)
         work.flags.copy_(work.clean)
         if spec.trace:
             trace.zero_()
         work.theta = theta
-        particle, topology, boundary, numbers = work.common(s)
-        launch(
-            substep_forward, state, after, *particle, work.nodes, work.sums, *topology, *boundary, work.wrench,
-            history, work.flags, trace, codes, *numbers, spec,
+        particle, topology, boundary = work.common()
+        work.launch(
+            substeps_forward, flat(view), *particle, work.nodes, work.sums, *topology, *boundary, work.wrench,
+            flat(history), work.flags, trace, codes, phases=3, numbers=(first, len(view), 1, 1, s), spec=spec,
         )  # fmt: skip
         flags = work.flags.tolist()
-        if flags[NOT_FINITE:] != UNTROUBLED:
-            check_flags(flags, segment, after, setting, s)
+        state = states.moved(1)
+        if flags[NOT_FINITE:DONE] != UNTROUBLED:
+            check_flags(flags, segment, state, setting, s)
         if setting.trace is not None:
-            setting.trace.append(trace.tolist())
-        moved, maps = Columns(after, dim), []
+            setting.trace.extend(trace.tolist())
+        moved, maps = Columns(state, dim), []
         for number, index in segment.members:
             if laws.update[number] is None:
                 maps.append(None)
@@ -203,12 +205,11 @@ def advance(parts, work, laws, keep, frames):
             for q in results[1:]:
                 put(moved.q[:, : q.shape[1]], index, q)
             maps.append((results, kept))
-        state = after
         if frames is not None:
             positions = state[:, :dim] if images is None else state[:, :dim] + images
             frames[s].index_copy_(0, order.long(), positions)
         if keep:
-            segment.states.append(state)
+            segment.states.append(view)
             segment.history.append(history)
             segment.laws.append((stresses, maps))
         if flags[SORT] or s == setting.substeps - 1:
@@ -232,15 +233,15 @@ def retreat(grads, grad_frames, grad_wrench, segments, work, laws):
     """
     setting, dim = work.setting, work.setting.dim
     spec, stresses = specification(setting, False), slice(2 + dim, 2 + dim + dim * dim)
-    shape = segments[0].states[0].shape
+    shape = segments[0].states[0].shape[1:]
     per_particle = torch.zeros(shape[0], 2 + dim + dim * dim + 1, **work.tensors)
     boundary_width = TOOL_GRADIENTS * setting.tool_count + 2 * dim
     grad_boundary = torch.zeros(setting.substeps, boundary_width, **work.tensors)
     totals = [None] * len(laws.parameters)
     theta = torch.zeros(shape[0], dim * dim + 1, **work.tensors)
-    grad_after, grad_state = scratch("grad after", shape), scratch("grad state", shape)
-    pack(*grads, segments[-1].order, grad_after)
-    if not finite(grad_after) or (grad_frames is not None and not finite(grad_frames)):
+    halves, half = scratch("gradients", (2, *shape)), 0
+    pack(*grads, segments[-1].order, halves[half])
+    if not finite(halves[half]) or (grad_frames is not None and not finite(grad_frames)):
         raise GradientError(f"the gradient that reaches control step {setting.step} from behind is not finite")
     s = setting.substeps
 
@@ -258,10 +259,10 @@ def retreat(grads, grad_frames, grad_wrench, segments, work, laws):
         stages = scratch("stages", (rows, max(1, setting.tool_count * (dim + 1))))
         parts = torch.empty(tiles.owner_count, boundary_width, **work.tensors)
         sorted_particle = scratch("sorted particle", per_particle.shape).zero_()
-        for i in reversed(range(len(segment.states) - 1)):
+        for before, nodes in zip(reversed(segment.states), reversed(segment.history), strict=True):
             s -= 1
             kept_stress, kept_map = segment.laws.pop()
-            later = Columns(grad_after, dim)
+            later = Columns(halves[half], dim)
             if grad_frames is not None:
                 later.x.add_(grad_frames[s].index_select(0, segment.order))
             for (material, index), kept in zip(segment.members, kept_map, strict=True):
@@ -285,13 +286,14 @@ def retreat(grads, grad_frames, grad_wrench, segments, work, laws):
                 put(theta[:, : dim * dim].view(-1, dim, dim), index, value)
             work.theta = theta
             sorted_particle[:, stresses] = 0.0
-            particle, topology, boundary, numbers = work.common(s)
-            launch(
-                substep_adjoint, segment.states[i], segment.states[i + 1], grad_after, grad_state, sorted_particle,
-                *particle, work.nodes, grad_nodes, work.sums, segment.history[i], stages, *topology, *boundary,
-                work.wrench, grad_wrench, parts, grad_boundary[s], *numbers, spec,
+            particle, topology, boundary = work.common()
+            work.launch(
+                substeps_adjoint, flat(before), flat(halves), sorted_particle, *particle, work.nodes, grad_nodes,
+                work.sums, flat(nodes), stages, *topology, *boundary, work.wrench, grad_wrench, parts, grad_boundary,
+                phases=4, numbers=(half, 1, s), spec=spec,
             )  # fmt: skip
-            earlier, grad_P = Columns(grad_state, dim), sorted_particle[:, stresses].contiguous().view(-1, dim, dim)
+            half = 1 - half
+            earlier, grad_P = Columns(halves[half], dim), sorted_particle[:, stresses].contiguous().view(-1, dim, dim)
             for (material, index), (_, kept) in zip(segment.members, kept_stress, strict=True):
                 law = laws.stress[material]
                 gradients, found = law.adjoint((grad_P if index is None else grad_P[index],), kept)
@@ -299,8 +301,7 @@ def retreat(grads, grad_frames, grad_wrench, segments, work, laws):
                 for column, gradient in zip((earlier.F, earlier.q, earlier.C), gradients, strict=True):
                     if gradient is not None:
                         accumulate(column, index, gradient)
-            grad_after, grad_state = grad_state, grad_after
-            if not finite(grad_after):
+            if not finite(halves[half]):
                 raise GradientError(
                     f"the gradient is not finite from substep {s + setting.first_substep} of control step "
                     f"{setting.step} backwards (t = {setting.time + s * setting.dt:.6g} s): shorten the horizon or "
@@ -309,9 +310,9 @@ def retreat(grads, grad_frames, grad_wrench, segments, work, laws):
         sorted_particle[:, stresses] = 0.0
         per_particle.index_add_(0, segment.order, sorted_particle)
         if number:  # from the order of this sorting to that of the one before
-            grad_state.index_copy_(0, segment.order.long(), grad_after)
-            torch.index_select(grad_state, 0, segments[number - 1].order, out=grad_after)
-    return unpack(grad_after, segments[0].order, dim), per_particle, grad_boundary, totals
+            halves[1 - half].index_copy_(0, segment.order.long(), halves[half])
+            torch.index_select(halves[1 - half], 0, segments[number - 1].order, out=halves[half])
+    return unpack(halves[half], segments[0].order, dim), per_particle, grad_boundary, totals
 
 
 def accumulate(column, index, values):

@@ -62,7 +62,7 @@ def tool_forward(
     out: Vectors, code: Integers,
 ):  # fmt: skip
     for i in v:
-        out[i], code[i] = law.apply_tool(i, x[i], v[i], motion, tool_params, tool_ints, sdf)
+        out[i], code[i] = law.apply_tool(i, i, x[i], v[i], motion, tool_params, tool_ints, sdf)
 
 
 @ti.kernel
@@ -71,7 +71,7 @@ def tool_adjoint(
     grad_v: Vectors, grad_motion: Rows, grad_params: Rows,
 ):  # fmt: skip
     for i in v:
-        a, b, c, e = law.apply_tool_vjp(grad[i], i, x[i], v[i], motion, tool_params, tool_ints, sdf)
+        a, b, c, e = law.apply_tool_vjp(grad[i], i, i, x[i], v[i], motion, tool_params, tool_ints, sdf)
         grad_v[i] = a
         grad_params[i, 0], grad_params[i, 1] = c, e
         for j in ti.static(range(18)):
