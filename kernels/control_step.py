@@ -16,23 +16,12 @@ from torch.autograd.function import once_differentiable
 from diffsim.errors import GradientError, SimulationError
 from diffsim.kernels.arrays import context, launch
 from diffsim.kernels.crew import crew, put_aside
-from diffsim.kernels.grid import TOOL_GRADIENTS
+from diffsim.kernels.grid import TOOL_GRADIENTS, TRACES
 from diffsim.kernels.memory import block, scratch
 from diffsim.kernels.packing import label_particles, pack, unpack, width
+from diffsim.kernels.particle_step import DONE, FLAGS, INVERTED, NONE, NOT_FINITE, OUTSIDE, SORT, TOO_FAST
 from diffsim.kernels.reduction import ordered_sum, reduce_rows
-from diffsim.kernels.substep import (
-    DONE,
-    FLAGS,
-    INVERTED,
-    NONE,
-    NOT_FINITE,
-    OUTSIDE,
-    SORT,
-    TOO_FAST,
-    TRACES,
-    substeps_adjoint,
-    substeps_forward,
-)
+from diffsim.kernels.substep import substeps_adjoint, substeps_forward
 from diffsim.kernels.tiles import CELLS, NODES, Outside, Tiles, sort
 from diffsim.kernels.transfer import SUMS
 

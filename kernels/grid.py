@@ -2,7 +2,7 @@
 
     v_i = (m v)_i / m_i,    v_i <- tool_t(v_i) for each tool,    v_i <- wall(v_i) for each axis
 
-(contact.py has the two laws; gravity and body forces are carried by the particles, see substep.py). The reaction on a
+(contact.py has the two laws; gravity and body forces are carried by the particles, see particle_step.py). The reaction on a
 tool is minus the rate of change of the nodes' momentum, averaged over the control step of S substeps:
 
     force = sum_i m_i (v_before - v_after) / (S dt),    torque = sum_i (x_i - p) x force_i
@@ -21,6 +21,8 @@ TOOL_GRADIENTS = 20  # motion (18), friction, softness
 
 # bits of a node's branch code, counted per particle by the trace
 TOUCHES_TOOL, TOUCHES_WALL, SLIDES, STICKS = 1, 2, 4, 8
+# entries of ``trace``: hash of the branches, then particle counts
+HASH, ON_TOOL, ON_WALL, SLIDING, STICKING, YIELDING, TRACES = 0, 1, 2, 3, 4, 5, 6
 
 
 @ti.func
@@ -235,7 +237,74 @@ def node_velocity_adjoint(
     return grad, grad_mass
 
 
-__all__ = [
-    "NODES", "TOOL_GRADIENTS", "block_node", "collect", "distribute", "grid_node", "node_velocity",
-    "node_velocity_adjoint", "with_mass", "without_mass",
-]  # fmt: skip
+@ti.func
+def node_forward(
+    nodes: ti.template(), owners: ti.template(), o, i, motion: ti.template(), tool, tool_params: ti.template(),
+    tool_ints: ti.template(), sdf: ti.template(), boundary: ti.template(), layout: ti.template(), wrench: ti.template(),
+    history: ti.template(), row, trace: ti.template(), codes: ti.template(), s, dx, rate, spec: ti.template(),
+):  # fmt: skip
+    """Node i of an owner's block: momentum of its tiles to velocity, which all of them get; ``row`` is that of history.
+
+    ``tool`` is the row of ``motion`` of the first tool, s the row of ``trace``.
+    """
+    local = block_node(i, spec.dim)
+    total = collect(nodes, owners, o, local)
+    mass = total[spec.dim]
+    before = ti.Vector.zero(float, spec.dim)
+    if mass > 0.0:
+        before = without_mass(total) / mass
+        node = grid_node(owners, o, local, layout)
+        v, bits, branches = node_velocity(
+            before, mass, o, node, rate, dx, tool, motion, tool_params, tool_ints, sdf, boundary, layout, wrench, spec
+        )
+        distribute(nodes, owners, o, local, with_mass(v, mass))
+        if ti.static(spec.trace):
+            distribute(codes, owners, o, local, bits)
+            number = 0
+            for a in ti.static(range(spec.dim)):
+                number = number * 4099 + node[a]
+            ti.atomic_add(trace[s, HASH], (number * 7919 + 1) * (branches * 104729 + 1))
+    history[row] = with_mass(before, mass)
+
+
+@ti.func
+def node_again(
+    nodes: ti.template(), owners: ti.template(), o, i, motion: ti.template(), tool, tool_params: ti.template(),
+    tool_ints: ti.template(), sdf: ti.template(), boundary: ti.template(), layout: ti.template(), wrench: ti.template(),
+    history: ti.template(), row, dx, rate, spec: ti.template(),
+):  # fmt: skip
+    """The velocity of node i of an owner's block again, from ``history[row]``."""
+    local = block_node(i, spec.dim)
+    before = history[row]
+    mass = before[spec.dim]
+    v = without_mass(before)
+    if mass > 0.0:
+        node = grid_node(owners, o, local, layout)
+        moved, _bits, _branches = node_velocity(
+            v, mass, o, node, rate, dx, tool, motion, tool_params, tool_ints, sdf, boundary, layout, wrench, spec
+        )
+        v = moved
+    distribute(nodes, owners, o, local, with_mass(v, mass))
+
+
+@ti.func
+def node_adjoint(
+    grad_nodes: ti.template(), owners: ti.template(), o, i, stages: ti.template(), grad_wrench: ti.template(),
+    motion: ti.template(), tool, tool_params: ti.template(), tool_ints: ti.template(), sdf: ti.template(),
+    boundary: ti.template(), layout: ti.template(), parts: ti.template(), history: ti.template(), row, dx, rate,
+    spec: ti.template(),
+):  # fmt: skip
+    """Adjoint of walls, tools and division by mass for node i of an owner's block; adds to ``parts[o]``."""
+    mass = history[row][spec.dim]
+    if mass > 0.0:
+        local = block_node(i, spec.dim)
+        node = grid_node(owners, o, local, layout)
+        v = without_mass(history[row])
+        grad = without_mass(collect(grad_nodes, owners, o, local))
+        grad_v, grad_mass = node_velocity_adjoint(
+            grad, v, mass, o, o * ti.static(CELLS**spec.dim) + i, node, rate, dx, tool, stages, grad_wrench, motion,
+            tool_params, tool_ints, sdf, boundary, layout, parts, spec,
+        )  # fmt: skip
+        grad_momentum = grad_v / mass
+        grad_mass -= grad_momentum.dot(v)
+        distribute(grad_nodes, owners, o, local, with_mass(grad_momentum, grad_mass))

@@ -30,11 +30,12 @@ from diffsim.kernels.control_step import (
     one_torch_thread,
     specification,
 )
-from diffsim.kernels.grid import TOOL_GRADIENTS
+from diffsim.kernels.grid import TOOL_GRADIENTS, TRACES
 from diffsim.kernels.memory import block, scratch
 from diffsim.kernels.packing import pack, unpack, width
+from diffsim.kernels.particle_step import DONE, NOT_FINITE, SORT
 from diffsim.kernels.reduction import ordered_sum
-from diffsim.kernels.substep import DONE, NOT_FINITE, SORT, TRACES, substeps_adjoint, substeps_forward
+from diffsim.kernels.substep import substeps_adjoint, substeps_forward
 from diffsim.kernels.tiles import CELLS
 
 

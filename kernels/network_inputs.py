@@ -15,7 +15,7 @@ import torch
 
 from diffsim.kernels.arrays import Matrices, Rows, alone, launch
 from diffsim.kernels.lang import ti
-from diffsim.kernels.substep import read_matrix, read_vector, write_matrix, write_vector
+from diffsim.kernels.particle_step import read_matrix, read_vector, write_matrix, write_vector
 from diffsim.kernels.svd import cofactor, svd
 
 
