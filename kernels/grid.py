@@ -2,8 +2,8 @@
 
     v_i = (m v)_i / m_i,    v_i <- tool_t(v_i) for each tool,    v_i <- wall(v_i) for each axis
 
-(contact.py has the two laws; gravity and body forces are carried by the particles, see particle_step.py). The reaction on a
-tool is minus the rate of change of the nodes' momentum, averaged over the control step of S substeps:
+(contact.py has the two laws; gravity and body forces are carried by the particles, see particle_step.py). The reaction
+on a tool is minus the rate of change of the nodes' momentum, averaged over the control step of S substeps:
 
     force = sum_i m_i (v_before - v_after) / (S dt),    torque = sum_i (x_i - p) x force_i
 
