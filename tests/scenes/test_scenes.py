@@ -30,6 +30,7 @@ SMALL = {
     "snowball": {"particles": 100, "resolution": 16, "frames": 30},
     "two_materials": {"resolution": 16, "frames": 25},
     "tumbling_cube": {"per_side": 4, "resolution": 16},
+    "nclaw_trials": {"steps": 2},
     "hanging_cloth": {"cells": 4, "steps": 8},
     "folding_sheet": {"parts": 1, "steps": 2, "dt": 0.04, "speed": 0.1},
     "buckling_strip": {"cells": 8, "steps": 2},
