@@ -17,7 +17,7 @@ except ImportError:  # not a POSIX system: nobody counts
     resource = None
 
 FEW = 4096  # particles that one thread advances as fast as two that wait for each other
-# times per second that two threads were put aside: 20 to 116 by the system's own work, 220 to 270 with two other programs
+# times per second that two threads are put aside: 20 to 116 on a quiet machine, 220 to 270 beside two other programs
 BUSY, SOME = 180.0, 3  # and so few say nothing in a short launch
 ALONE = 30  # launches with one thread after that
 
