@@ -317,7 +317,7 @@ def advance(parts, work, keep):
     spec = specification(setting, setting.trace is not None)
     segments, segment = [], None
     state = order = images = None
-    s = 0
+    s = launches = 0
     while s < setting.substeps:
         if segment is None:
             state, order, tiles, images = arrange(parts, state, order, images, work, states, s)
@@ -327,8 +327,13 @@ def advance(parts, work, keep):
             work.enter(segment)
             codes = torch.zeros(work.nodes.shape[0] if spec.trace else 1, **work.integers)
         view, first, count = states.ahead(setting.substeps - s)
-        nodes_shape = (count if keep else 1, segment.tiles.owner_count * CELLS**dim, dim + 1)
-        history = block(nodes_shape) if keep == "graph" else scratch(f"history {s if keep else 0}", nodes_shape)
+        nodes = segment.tiles.owner_count * CELLS**dim
+        if keep:  # the histories of a launch are one array, too
+            count = min(count, max(1, LAST_INDEX // (nodes * (dim + 1))))
+            view = view[: count + 1]
+        nodes_shape = (count if keep else 1, nodes, dim + 1)
+        history = block(nodes_shape) if keep == "graph" else scratch(f"history {launches}", nodes_shape)
+        launches += bool(keep)
         trace = torch.zeros(count if spec.trace else 1, TRACES, **work.integers)
         work.flags.copy_(work.clean)
         particle, topology, boundary = work.common()
