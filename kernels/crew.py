@@ -18,7 +18,8 @@ except ImportError:  # not a POSIX system: nobody counts
 
 FEW = 4096  # particles that one thread advances as fast as two that wait for each other
 # times per second that two threads are put aside: 20 to 116 on a quiet machine, 220 to 270 beside two other programs
-BUSY, SOME = 180.0, 3  # and so few say nothing in a short launch
+BUSY = 180.0
+WINDOW = 0.05  # s of launches over which they are counted: in one short launch three are chance
 ALONE = 30  # launches with one thread after that
 
 
@@ -38,6 +39,7 @@ class Crew:
 
     def __init__(self):
         self.alone = 0  # launches left with one thread
+        self.times, self.seconds = 0, 0.0  # of the launches since the last judgment
 
     def threads(self, particles):
         """Number of threads for a launch on so many particles."""
@@ -51,8 +53,13 @@ class Crew:
 
     def observed(self, threads, times, seconds):
         """Take note of a launch: how often its threads were put aside, and its wall time."""
-        if threads > 1 and times > SOME and times > BUSY * seconds:
-            self.alone = ALONE
+        if threads == 1:
+            return
+        self.times, self.seconds = self.times + times, self.seconds + seconds
+        if self.seconds >= WINDOW:
+            if self.times > BUSY * self.seconds:
+                self.alone = ALONE
+            self.times, self.seconds = 0, 0.0
 
 
 crew = Crew()

@@ -31,9 +31,22 @@ def test_threads_that_were_put_aside_stay_away_for_a_while(crew):
     assert [crew.threads(MANY) for _ in range(module.ALONE + 1)] == [1] * module.ALONE + [3]
 
 
-@pytest.mark.parametrize(("times", "seconds"), [(0, 0.01), (module.SOME, 1e-4), (8, 0.069)])
+@pytest.mark.parametrize(("times", "seconds"), [(0, 0.01), (3, 0.008), (8, 0.069)])
 def test_a_quiet_machine_keeps_all_threads(crew, times, seconds):
     crew.observed(3, times=times, seconds=seconds)
+    assert crew.threads(MANY) == 3
+
+
+def test_short_launches_are_judged_together(crew):
+    for _ in range(6):
+        assert crew.threads(MANY) == 3
+        crew.observed(3, times=2, seconds=0.009)  # 222 per second, in 54 ms
+    assert crew.threads(MANY) == 1
+
+
+def test_what_was_judged_is_not_counted_again(crew):
+    crew.observed(3, times=8, seconds=0.06)
+    crew.observed(3, times=8, seconds=0.001)
     assert crew.threads(MANY) == 3
 
 
