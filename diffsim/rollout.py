@@ -78,8 +78,14 @@ class Estimate:
         )
         return (
             f"{self.particles:,} particles x {self.steps} steps x {self.substeps} substeps: "
-            f"about {self.peak_bytes / 2**20:,.0f} MiB for the gradient ({how})"
+            f"about {mebibytes(self.peak_bytes)} for the gradient ({how})"
         )
+
+
+def mebibytes(count: int) -> str:
+    """Bytes for a reader, rounded up: "0.35 MiB", "1,234 MiB"."""
+    value = count / 2**20
+    return f"{math.ceil(value):,} MiB" if value >= 10 else f"{math.ceil(100 * value) / 100:g} MiB"
 
 
 def parse_memory(memory) -> int:
@@ -123,7 +129,7 @@ def estimate(model, state, steps: int, *, every: int = 1, memory="2GiB") -> Esti
         need = work + frames + 3 * state_bytes
         raise SceneError(
             f"memory={memory!r} is too little for the gradient of {count:,} particles: give at least "
-            f"{need / 2**20:,.0f} MiB, record fewer frames (every=), or use fewer substeps per control step"
+            f"{mebibytes(need)}, record fewer frames (every=), or use fewer substeps per control step"
         )
     kept = steps * stored if store else min(steps, snapshots) * kept_bytes
     peak = work + frames + kept
@@ -142,7 +148,7 @@ def _plan_of_steps(model, state, steps, every, budget, memory) -> Estimate:
     if snapshots < min(2, steps):
         raise SceneError(
             f"memory={memory!r} is too little for the gradient of {len(state.x):,} nodes: give at least "
-            f"{(work + 2 * kept) / 2**20:,.0f} MiB, or record fewer frames (every=)"
+            f"{mebibytes(work + 2 * kept)}, or record fewer frames (every=)"
         )
     times, peak = repetitions(steps, snapshots), work + snapshots * kept
     return Estimate(

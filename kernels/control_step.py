@@ -330,7 +330,6 @@ def advance(parts, work, keep):
         nodes = segment.tiles.owner_count * CELLS**dim
         if keep:  # the histories of a launch are one array, too
             count = min(count, max(1, LAST_INDEX // (nodes * (dim + 1))))
-            view = view[: count + 1]
         nodes_shape = (count if keep else 1, nodes, dim + 1)
         history = block(nodes_shape) if keep == "graph" else scratch(f"history {launches}", nodes_shape)
         launches += bool(keep)

@@ -53,7 +53,7 @@ class Direct:
             found = self.compiled[key] = self.compile(arguments)
         program, kernel, code = found
         # an argument costs more to set than to compare, and most are those of the last call: contexts are kept, one for
-        # each thread, since the launch reads them without Python's lock
+        # each thread, since another may come between two arguments; not into the launch, which holds Python's lock
         contexts = self.contexts.__dict__.setdefault("kept", {})
         call, last = contexts.get(key) or contexts.setdefault(key, (kernel.make_launch_context(), {}))
         for i, slot, axes, ndim, integer in self.arrays:

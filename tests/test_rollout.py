@@ -13,6 +13,7 @@ from bodies import block, model, normal, parameter
 
 import diffsim as ds
 from diffsim.errors import SceneError
+from diffsim.kernels import control_step
 from diffsim.rollout import estimate, parse_memory, repetitions, split
 
 ROOT = Path(__file__).parent
@@ -196,6 +197,31 @@ def test_too_small_a_budget_says_how_much_is_needed():
     simulation, state, controls = scene()
     with pytest.raises(SceneError, match="give at least"):
         ds.rollout(simulation, state._replace(x=state.x.clone().requires_grad_()), controls, memory="1KiB")
+
+
+@pytest.mark.parametrize("store", [True, False])
+def test_arrays_that_indices_do_not_reach_are_cut_into_launches_without_changing_a_bit(monkeypatch, store):
+    simulation, state, controls = scene(substeps=10)
+    x, launches, launch = state.x.clone().requires_grad_(), [], control_step.Workspace.launch
+
+    def counted(work, *arguments, **options):
+        launches.append(1)
+        return launch(work, *arguments, **options)
+
+    def results():
+        launches.clear()
+        after = simulation(state._replace(x=x), controls[0], store=store)
+        loss = after.x.sum() + after.F.pow(2).sum() + after.wrench.pow(2).sum()
+        return [after.x, *torch.autograd.grad(loss, [x, *simulation.parameters()])], len(launches)
+
+    monkeypatch.setattr(control_step.Workspace, "launch", counted)
+    whole, count = results()
+    states = state.x.shape[0] * 14  # of one substep: x, v, C, F, F33 and the internal variable of the law or less
+    for limit in (4 * states, 3 * states):
+        monkeypatch.setattr(control_step, "LAST_INDEX", limit)
+        cut, more = results()
+        assert more > count
+        assert_same_bits(whole, cut)
 
 
 def child(script, *arguments, **environment):

@@ -8,9 +8,10 @@ is D (kappa - kappa_p), and it yields where that exceeds D kappa_y + K alpha (li
     f <= 0   nothing changes
     f > 0    g = f/(D + K),   kappa_p <- kappa_p + s g,   alpha <- alpha + g
 
-The rest angle of the energy is rest + l kappa_p. The map comes after the solve of a step, in which kappa_p is that of
-the step's start. Torch differentiates it, on the branch taken; at f = 0 that is the elastic one, and the derivative is
-one-sided: with K = 0 the one by kappa_p falls from 1 to 0 there.
+The rest angle of the energy is rest + l kappa_p. With ``bending="hinge"`` the moment is that of the energy; "shape"
+couples the edges of a triangle, and its moment at an edge may lie above the threshold. The map comes after the solve of
+a step, in which kappa_p is that of the step's start. Torch differentiates it, on the branch taken; at f = 0 that is the
+elastic one, and the derivative is one-sided: with K = 0 the one by kappa_p falls from 1 to 0 there.
 
 Source: Simo and Hughes, Computational inelasticity (1998), section 1.4 (one-dimensional return map with isotropic
 hardening), here for a curvature. With K = 0 and an angle l kappa_y it is the rule of Wang et al., Thin-shell object

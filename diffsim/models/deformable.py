@@ -148,16 +148,22 @@ class Deformable(nn.Module):
         Raises:
             DataError: shapes that do not fit, or values that are not finite.
         """
+        return self._started(self._at_start(x, v, X))
+
+    def _at_start(self, x, v, X):
         x, v, X = at_start(self.X, x, v, X)
         zero, time = torch.zeros_like(self.X), torch.zeros((), dtype=torch.float64)
-        state = NodalState(x, v, zero, x[:, None], X, time, time.clone(), self.internals())
+        return NodalState(x, v, zero, x[:, None], X, time, time.clone(), self.internals())
+
+    def _started(self, state):
+        """A first state with what its integrator needs of the time before it."""
         if self.contact is not None:
             self.contact.check(state.x, state.X)
         if self.integrator in ("newmark", "bdf2"):
             inputs = self._inputs(state, state.x, 0.0, 0.0, frozen=True)
             mass, load = self._loads(state.X, 0.0)
             a = (load - self._forces(state.x, inputs)) / mass[:, None] - self.damping * state.v
-            a, h = torch.where(self.support.held, zero, a), self.dt
+            a, h = torch.where(self.support.held, torch.zeros_like(a), a), self.dt
             if self.integrator == "newmark":
                 return state._replace(a=a)
             # as if it had moved with this acceleration before: what an error there costs is of second order
@@ -172,8 +178,8 @@ class Deformable(nn.Module):
         """Inputs of the terms but contact in a step from a state; frozen: as they are in it, without further flow."""
         return self.term_inputs(state.X)
 
-    def flowed(self, state, x) -> tuple[Tensor, tuple, int]:
-        """q after a step from ``state`` to x, the branches of the material, and the number of nodes that yield."""
+    def flowed(self, state, x, static=False) -> tuple[Tensor, tuple, int]:
+        """q after a step or a static solve to x, the branches of the material, and the number of nodes that yield."""
         return state.q, (), 0
 
     def _inputs(self, state, x_old, before, after, frozen=False):
@@ -285,9 +291,9 @@ class Deformable(nn.Module):
         return state._replace(x=x, v=v, a=a, past=past, time=state.time + h, interval=torch.full_like(state.time, h),
                               q=q)  # fmt: skip
 
-    def _flowed(self, state, x, inputs):
+    def _flowed(self, state, x, inputs, static=False):
         """q after a step or a static solve to x, whose branches are recorded."""
-        q, branches, yielding = self.flowed(state, x)
+        q, branches, yielding = self.flowed(state, x, static)
         if self.trace is not None:
             touching = (0, 0, 0, 0) if self.contact is None else self.contact.record(x, inputs[-1])
             own = hash((touching[0], branches)) if branches else touching[0]
@@ -344,7 +350,7 @@ class Deformable(nn.Module):
                 name = f"load step {k} of {load_steps}"
                 start = self._solve(start, middle, fixed, share * load.detach(), name)
         x = self._solve(start, target, inputs, load, "static solve")
-        q, zero = self._flowed(state, x, inputs), torch.zeros_like(x)
+        q, zero = self._flowed(state, x, inputs, static=True), torch.zeros_like(x)
         past = torch.stack([x, zero], 1) if self.integrator == "bdf2" else x[:, None]  # as if it had rested before
         return state._replace(x=x, v=zero, a=zero, past=past, interval=torch.zeros_like(state.time), q=q)
 

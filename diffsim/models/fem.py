@@ -85,10 +85,10 @@ class FEM(Deformable):
         A, q = self.flow.split(state.q, self.dim)
         return [self.elements.inputs(state.X, self.flow.theta(self.elements, frozen), A=A, q=q)]
 
-    def flowed(self, state, x):
+    def flowed(self, state, x, static=False):
         """q after a step to x, whether each point yields, and the number of nodes of elements that do."""
         if self.flow is None:
-            return super().flowed(state, x)
+            return super().flowed(state, x, static)
         q, yields = self.flow.update(self.elements, state.q, self.deformation(state._replace(x=x)))
         return q, tuple(yields.tolist()), len(self.elements.topology.nodes[yields].unique())
 

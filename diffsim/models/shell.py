@@ -1,7 +1,6 @@
 """Thin shells: a St. Venant-Kirchhoff membrane and bending by the angles of a triangle mesh."""
 
 from collections import namedtuple
-from contextlib import contextmanager
 
 import torch
 from torch import Tensor
@@ -17,8 +16,11 @@ from diffsim.models.deformable import Deformable, NodalState
 from diffsim.models.elements import Elements
 
 BENDING = {"shape": ShapeOperator, "hinge": Hinges, None: None}
-CreasedState = namedtuple("CreasedState", (*NodalState._fields, "crease"))
-CreasedState.__doc__ = "``NodalState`` of a shell with plastic hinges: crease, (kappa_p, alpha) of each (h, 2) [1/m]."
+CreasedState = namedtuple("CreasedState", (*NodalState._fields, "crease", "start"))
+CreasedState.__doc__ = """``NodalState`` of a shell with plastic hinges.
+
+crease: (kappa_p, alpha) of each, (h, 2) [1/m]. start: kappa_p with which the last step was solved, (h,) [1/m].
+"""
 
 
 class Shell(Deformable):
@@ -80,7 +82,7 @@ class Shell(Deformable):
             self.rest_angles = None
         if creases is not None and bending is None:
             raise SceneError("Shell: creases need a bending energy; use bending='shape' or 'hinge'")
-        self.creases, self._resting = creases, None
+        self.creases = creases
         self.terms = [self.membrane, self.hinges] if len(nodes) and bending is not None else [self.membrane]
         self._finish(faces)
 
@@ -96,13 +98,13 @@ class Shell(Deformable):
         per_face = self.membrane.per_point
         return self.membrane.nodal(X, per_face(self.density) * per_face(self.thickness))
 
-    def term_inputs(self, X):
-        """Inputs of the membrane and of the hinges."""
+    def term_inputs(self, X, rest=None):
+        """Inputs of the membrane, and of the hinges with these rest angles (h,) [rad], or those without creases."""
         E, nu, h = (self.membrane.per_point(value) for value in (self.E, self.nu, self.thickness))
         theta = torch.stack([E / (2 * (1 + nu)), E * nu / (1 - nu**2)], 1)
         inputs = [self.membrane.inputs(X, theta, h)]
         if len(self.terms) > 1:
-            rest = self._first_angles(X) if self._resting is None else self._resting
+            rest = self._first_angles(X) if rest is None else rest
             inputs.append(self.hinges.inputs(X, self.rigidity(), nu, rest))
         return inputs
 
@@ -125,8 +127,7 @@ class Shell(Deformable):
         if crease.shape not in ((), shape) or not torch.isfinite(crease).all():
             raise DataError(f"initial_state: crease has shape {tuple(crease.shape)}; give finite numbers {shape}")
         crease = crease.expand(shape).contiguous()
-        with self._at_rest(self.X if X is None else torch.as_tensor(X).to(context.dtype), crease):
-            return CreasedState(*super().initial_state(x, v, X=X), crease)
+        return self._started(CreasedState(*self._at_start(x, v, X), crease, crease[:, 0]))
 
     def rest_angles_of(self, state) -> Tensor:
         """Angles (h,) [rad] of the hinges without moments: the rest shape's, and what creases add; differentiable."""
@@ -151,31 +152,39 @@ class Shell(Deformable):
         kappa = (self.hinges.angles(state.x) - self._first_angles(state.X)) / width
         return kappa, state.crease, width, self.rigidity()[self.hinges.sides].mean(1)
 
-    @contextmanager
-    def _at_rest(self, X, crease):
-        """Within the block ``term_inputs`` takes the rest angles of these creases."""
-        self._resting = self._first_angles(X) + self.hinge_widths(X) * crease[:, 0]
-        try:
-            yield
-        finally:
-            self._resting = None
+    def material_inputs(self, state, frozen):
+        """Inputs of the membrane, and of the hinges with the rest angles that the state's creases leave."""
+        return self.term_inputs(state.X, None if self.creases is None else self.rest_angles_of(state))
+
+    def flowed(self, state, x, static=False):
+        """As of every ``Deformable``, with which hinges yield; a static solve leaves creases as they are."""
+        if self.creases is None or static:
+            return super().flowed(state, x, static)
+        yields = self.yielding(state._replace(x=x))
+        return state.q, tuple(yields.tolist()), len(self.hinges.nodes[yields].unique())
 
     def _step(self, state, control):
+        after = super()._step(state, control)
         if self.creases is None:
-            return super()._step(state, control)
-        with self._at_rest(state.X, state.crease):
-            after = super()._step(state, control)
-        return after._replace(crease=self.creases.update(*self._bent(after)))
+            return after
+        return after._replace(crease=self.creases.update(*self._bent(after)), start=state.crease[:, 0])
 
-    def _inputs_of(self, state):
-        if self.creases is None:
-            return super()._inputs_of(state)
-        with self._at_rest(state.X, state.crease):
-            return super()._inputs_of(state)
+    def reactions(self, state):
+        """As of every ``Deformable``, with the creases that the step was solved with: those of its start.
 
-    def solve_static(self, state, control=None, *, load_steps: int = 1):
-        """The equilibrium near a state, as of every ``Deformable``; creases stay as they are."""
-        if self.creases is None:
-            return super().solve_static(state, control, load_steps=load_steps)
-        with self._at_rest(state.X, state.crease):
-            return super().solve_static(state, control, load_steps=load_steps)
+        Raises:
+            SceneError: after an explicit step of a shell with creases, which takes forces where it began.
+        """
+        if self.creases is None or not float(state.interval):
+            return super().reactions(state)
+        if self.integrator == "explicit":
+            raise SceneError(
+                "reactions: explicit steps of a shell with creases do not keep them; use an implicit integrator"
+            )
+        return super().reactions(state._replace(crease=torch.stack([state.start, state.crease[:, 1]], 1)))
+
+    def footprint(self, state):
+        """Bytes of a state, and of what one differentiated control step keeps, creases included."""
+        own, kept = super().footprint(state)
+        extra = 0 if self.creases is None else 8 * 3 * len(self.hinges.nodes)
+        return own + extra, kept + 10 * self.substeps * extra

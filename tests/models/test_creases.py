@@ -166,6 +166,35 @@ def test_a_crease_stays_when_the_load_is_gone_and_is_kept_in_the_file(tmp_path):
     assert torch.equal(found.crease[-1], last.crease) and found.units["crease"] == "1/m"
 
 
+def test_forces_of_the_supports_are_those_of_the_creases_that_the_step_was_solved_with():
+    model, controls = strip()
+    with torch.no_grad():
+        state = ds.rollout(model, model.initial_state(), controls)[-1]
+        assert (state.crease[:, 1] > 0.1).any()
+        held, model.support.held = model.support.held, torch.ones_like(model.support.held)
+        total = model.reactions(state)  # of all nodes now: a free one needs no support
+    assert total[~held].abs().max() < 1e-9 * total[held].abs().max()
+
+
+def test_forces_of_explicit_steps_with_creases_are_refused():
+    model, controls = strip(integrator="explicit")
+    with torch.no_grad():
+        state = model(model.initial_state(), 0 * controls[0])
+    with pytest.raises(SceneError, match="shell with creases"):
+        model.reactions(state)
+
+
+@pytest.mark.parametrize("speed, yields", [(0.1, False), (1.0, True)])
+def test_which_hinges_yield_is_recorded(speed, yields):
+    model, controls = strip(speed=speed, creases=Creases(4.0 if yields else 40.0))
+    model.trace = []
+    with torch.no_grad():
+        state = model(model.initial_state(), controls[0])
+        assert (model.trace[-1][-1] > 0) == yields == bool((state.crease[:, 1] > 0).any())
+        model.solve_static(state)
+    assert model.trace[-1][-1] == 0
+
+
 def test_a_threshold_by_the_angle_is_that_of_the_mesh():
     by_angle, width = Creases(yield_angle=0.5), torch.tensor([0.1, 0.2], dtype=torch.float64)
     zero = torch.zeros(2, 2, dtype=torch.float64)
